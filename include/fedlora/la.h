@@ -1,0 +1,64 @@
+/* la.h - dense linear algebra of the server and the GEMMs of the engine: OpenBLAS, LAPACK, BLACS, ScaLAPACK.
+ * The same call (shape, leading dimensions, threads) gives the same bits; the unit of every call is fixed by deck and data
+ * (design 2.4). Matrices are row-major unless said otherwise. Sizes are computed in 64 bit; what exceeds the 32-bit
+ * interface of the libraries is refused with a sentence (FL_ESHAPE). NaN and Inf are refused before any factorisation (FL_ENUM). */
+#ifndef FL_LA_H
+#define FL_LA_H
+#include "fedlora/base.h"
+
+void fl_blas_threads(int threads);       /* sets OpenBLAS's count, over the environment */
+const char *fl_blas_name(void);          /* "OpenBLAS 0.3.21, kernel SkylakeX, 1 thread" */
+const char *fl_blas_kernel(void);        /* "SkylakeX": ranks compare it at start */
+
+/* ---- GEMM, row-major: C (m x n) = al op(A) op(B) + be C; ta, tb 'n' | 't'; op(A) m x k, op(B) k x n; be = 0 never reads C ---- */
+void fl_gemm_ld(char ta, char tb, int m, int n, int k, fl_real al, const fl_real *a, int lda, const fl_real *b, int ldb,
+    fl_real be, fl_real *c, int ldc);
+void fl_gemm(char ta, char tb, int m, int n, int k, double al, const fl_real *a, const fl_real *b, double be, fl_real *c); /* contiguous */
+void fl_dgemm(char ta, char tb, int m, int n, int k, double al, const double *a, const double *b, double be, double *c);   /* contiguous */
+
+bool fl_finite(size_t n, const double *x);
+
+/* ---- thin QR: x (m x n) = q (m x k) r (k x n), k = min(m, n); x is overwritten ---- */
+fl_err fl_qr(int m, int n, double *x, double *q, double *r);
+/* ---- thin SVD of a dense x (m x n), k = min(m, n): u (m x k), sv[k] descending, vt (k x n). DGESDD (DGESVD if it fails to
+ * converge). Signs: the largest-magnitude entry of every left vector is positive (the first of equals). x is kept. ---- */
+fl_err fl_svd(int m, int n, const double *x, double *u, double *sv, double *vt);
+
+/* ---- the sum of products, X = sum over columns j of bs (m x R) times rows of as (R x n), never formed unless cheaper ---- */
+typedef struct fl_svd_report {
+    const char *solver;      /* the one that ran: "factored", "dense", "scalapack" */
+    double residual;         /* ||X - U S V'||_F / ||X||_F of the whole (untruncated) factorisation, 0 if X = 0 */
+    double orthogonality;    /* max(||U'U - I||, ||V'V - I||)_F */
+    double discarded;        /* share of ||X||_F^2 beyond r_out */
+} fl_svd_report;
+typedef enum fl_solver { FL_SOLVE_AUTO, FL_SOLVE_FACTORED, FL_SOLVE_DENSE, FL_SOLVE_SCALAPACK } fl_solver; /* order of deck svd.solver */
+/* auto's choice: factored while R < min(m, n) / 2, else dense. From shapes only. */
+fl_solver fl_svd_choose(int m, int n, int64_t nstack);
+/* Local. Top r of bs as: u (m x r), sv[r], vt (r x n); r <= min(m, n); beyond the rank: zeros in sv, orthonormal or zero vectors.
+ * solver: AUTO, FACTORED (exact: two thin QRs and the SVD of the small core; reduced forms when R > m or R > n) or DENSE.
+ * report may be NULL; its residual and orthogonality are computed only when certify. */
+fl_err fl_svd_factors(fl_solver solver, int m, int n, int64_t nstack, const double *bs, const double *as, int r,
+    double *u, double *sv, double *vt, bool certify, fl_svd_report *report);
+
+/* ||sum of products||_F^2 with bs (m x R), as (R x n), dense or by Gram matrices, whichever is cheaper by shape */
+double fl_product_norm2(int m, int n, int64_t nstack, const double *bs, const double *as);
+
+/* ---- ScaLAPACK: a near-square (or given) process grid on a sub-communicator of ctx->world ---- */
+typedef struct fl_grid fl_grid;
+/* Collective over ctx->world. p x q processes, the first p*q ranks; block nb. p = q = 0: nearly square over all ranks.
+ * FL_EDECK on all ranks if p*q > size. Cblacs_set(ctx, 15, 1) right after gridinit: repeatable combines. */
+fl_err fl_grid_create(fl_ctx *ctx, int p, int q, int nb, fl_grid **grid);
+void fl_grid_destroy(fl_grid **grid); /* collective */
+int fl_grid_rows(const fl_grid *grid);
+int fl_grid_cols(const fl_grid *grid);
+/* Collective over ctx->world. Rank `owner` holds bs, as (others may pass NULL); X = bs as is formed block-cyclically by PDGEMM,
+ * PDGEQRF first when m >= 2 n (or of X' when n >= 2 m), then PDGESVD; u, sv, vt (top r) arrive on owner. Same bits for the same
+ * grid and block; below one block per process LAPACK is used on the owner (report->solver says so). */
+fl_err fl_grid_svd(fl_grid *grid, int owner, int m, int n, int64_t nstack, const double *bs, const double *as, int r,
+    double *u, double *sv, double *vt, bool certify, fl_svd_report *report);
+
+/* ---- benches ---- */
+double fl_gemm_peak(int m, int n, int k); /* GFLOP/s of the best of several single-thread SGEMMs of that shape; local */
+/* Collective over ctx->world. Adds to t on rank 0: seconds and certificates of factored, DGESDD and PDGESVD. */
+fl_err fl_bench_svd(fl_ctx *ctx, fl_text *t);
+#endif

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# quickstart.sh - from nothing to a finished federation: makes a small base model (once), runs inputs/quickstart.yaml on two
+# ranks (one on a machine with one core), shows the rounds. Run it again and it finds the finished run.
+# usage: [B=build] jobs/quickstart.sh          normally by: make quickstart
+set -eu
+cd "$(dirname "$0")/.."
+export LC_ALL=C
+B=${B:-build}
+case $B in /*) ;; *) B=$PWD/$B ;; esac
+fedlora=$B/fedlora
+base=models/tiny
+out=runs/quickstart
+# a container's root may run mpirun; cores may be taken or few
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMPI_MCA_rmaps_base_oversubscribe=1 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
+export OMPI_MCA_hwloc_base_binding_policy=none PRTE_MCA_hwloc_default_binding_policy=none
+ranks=2
+if [ "$(nproc 2>/dev/null || echo 1)" -lt 2 ]; then
+    ranks=1
+fi
+
+if [ -f "$base/config.json" ] && [ -f "$base/model.safetensors" ]; then
+    echo "== base model: $base is there"
+else
+    echo "== base model: fedlora pretrain inputs/pretrain-tiny.yaml"
+    mpirun -n "$ranks" "$fedlora" pretrain inputs/pretrain-tiny.yaml
+fi
+
+echo
+echo "== federation: mpirun -n $ranks fedlora run inputs/quickstart.yaml"
+mpirun -n "$ranks" "$fedlora" run inputs/quickstart.yaml --out "$out"
+
+echo
+echo "== rounds (losses in nats per token; MB are what the clients' network would carry)"
+awk -F, '
+    NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i
+              printf "%5s %11s %11s %9s %9s %12s\n", "round", "train loss", "eval loss", "up MB", "down MB", "discordance"; next }
+    function show(name, form) { return $at[name] == "" ? "-" : sprintf(form, $at[name]) }
+    { printf "%5s %11s %11s %9.3f %9.3f %12s\n", $at["round"], show("train_loss", "%.4f"), show("eval_loss", "%.4f"),
+        $at["up_bytes"] / 1e6, $at["down_bytes"] / 1e6, show("discordance", "%.2e") }
+' "$out/rounds.csv"
+
+cat <<EOF
+
+== results in $out
+   rounds.csv, metrics.h5    the table above and more
+   adapter/                  the server's adapter, a PEFT folder
+   checkpoints/              resume with more rounds: fedlora run inputs/quickstart.yaml --set run.rounds=20
+   used.yaml, log.txt        the deck in force; what was printed
+   the base model is in $base
+== next: inputs/README.md (decks), fedlora methods, fedlora explain cohort.size
+EOF

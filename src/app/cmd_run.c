@@ -1,0 +1,118 @@
+/* cmd_run.c - run, pretrain, eval, export. */
+#include "app.h"
+
+#include <string.h>
+#include <unistd.h>
+
+static fl_err open_log(fl_ctx *ctx, const char *out)
+{
+    fl_text path = { 0 };
+
+    if (ctx->rank == 0) {
+        fl_text_add(&path, "%s/log.txt", out);
+        ctx->log = fopen(path.s, "a");
+        if (ctx->log == NULL) {
+            fl_err err = fl_fail(FL_EFILE, "%s: cannot be written", path.s);
+
+            fl_text_free(&path);
+            return err;
+        }
+        setvbuf(ctx->log, NULL, _IOLBF, 0);
+    }
+    fl_text_free(&path);
+    return FL_OK;
+}
+
+fl_err app_run(fl_ctx *ctx, const app_args *args)
+{
+    fl_deck *deck = NULL;
+    uint64_t state = 0;
+    char *versions;
+
+    FL_TRY(app_deck(ctx, args->word[0], args, &deck));
+    fl_err err = app_check_ranks(ctx, deck);
+    fl_options o = { .out = args->out != NULL ? args->out : deck->run.out, .resume = args->resume,
+        .maxh = args->maxh > 0 ? args->maxh : deck->run.maxh, .dry_run = args->dry_run, .progress = isatty(2) != 0,
+        .requeue_code = args->requeue_code };
+
+    if (err == FL_OK && !args->dry_run) {
+        err = app_lock(ctx, o.out);
+        if (err == FL_OK) {
+            err = fl_agree(ctx, open_log(ctx, o.out));
+        }
+    }
+    o.versions = versions = app_versions(ctx);
+    if (err == FL_OK) {
+        app_catch_signals();
+        err = fl_federation(ctx, deck, &o, &state);
+    }
+    if (err == FL_OK && !args->dry_run) {
+        fl_log(ctx, "state %016llx", (unsigned long long)state);
+    }
+    fl_free(versions);
+    fl_deck_destroy(&deck);
+    return err;
+}
+
+fl_err app_pretrain(fl_ctx *ctx, const app_args *args)
+{
+    fl_deck *deck = NULL;
+
+    FL_TRY(app_deck(ctx, args->word[0], args, &deck));
+    const char *out = args->out != NULL ? args->out : deck->pretrain.out;
+    fl_err err = out[0] != '\0' ? app_check_ranks(ctx, deck) : fl_fail(FL_EDECK, "pretrain.out: empty; say where the model goes, or give --out DIR");
+
+    if (err == FL_OK) {
+        app_catch_signals();
+        err = fl_pretrain(ctx, deck, out);
+    }
+    if (err == FL_OK) {
+        fl_log(ctx, "wrote     %s", out);
+    }
+    fl_deck_destroy(&deck);
+    return err;
+}
+
+fl_err app_eval(fl_ctx *ctx, const app_args *args)
+{
+    static const char *const splits[] = { "train", "validation", "test" };
+    app_args more = *args;
+    fl_text source = { 0 };
+    fl_deck *deck = NULL;
+    int split = -1;
+    double loss, accuracy;
+    int64_t targets;
+
+    if (args->model == NULL || args->data == NULL) {
+        return fl_fail(FL_EUSAGE, "eval: needs --model HFDIR and --data FILE");
+    }
+    for (int i = 0; i < 3; i++) {
+        split = strcmp(args->split, splits[i]) == 0 ? i : split;
+    }
+    if (split < 0 || args->nsets == MAX_SETS) {
+        return fl_fail(FL_EUSAGE, "eval: --split is train, validation or test");
+    }
+    fl_text_add(&source, "data.source=%s", args->data);
+    more.set[more.nsets++] = source.s;
+    fl_err err = app_deck(ctx, NULL, &more, &deck);
+
+    if (err == FL_OK) {
+        err = fl_evaluate(ctx, deck, args->model, args->adapter, (fl_split)split, &loss, &accuracy, &targets);
+    }
+    if (err == FL_OK) {
+        fl_log(ctx, "loss %.6f nats per token, accuracy %.4f, %lld predictions", loss, accuracy, (long long)targets);
+    }
+    fl_text_free(&source);
+    fl_deck_destroy(&deck);
+    return err;
+}
+
+fl_err app_export(fl_ctx *ctx, const app_args *args)
+{
+    if (args->out == NULL) {
+        return fl_fail(FL_EUSAGE, "export: needs -o DIR");
+    }
+    FL_TRY(fl_export(ctx, args->word[0], args->out, args->client, args->merged));
+    fl_log(ctx, "wrote     %s", args->out);
+    return FL_OK;
+}

@@ -1,0 +1,121 @@
+/* main.c - fedlora COMMAND ...: finds the command, runs it on all ranks, prints what went wrong once, leaves with the exit code of
+ * interface.md. Nothing is done after MPI_Finalize. */
+#include "app.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const app_command *find(const char *name)
+{
+    int n;
+    const app_command *all = app_commands(&n);
+
+    for (int i = 0; i < n; i++) {
+        if (strcmp(all[i].name, name) == 0) {
+            return &all[i];
+        }
+    }
+    return NULL;
+}
+
+static fl_err unknown(const char *name)
+{
+    int n, best = 1 << 20, at = 0;
+    const app_command *all = app_commands(&n);
+
+    for (int i = 0; i < n; i++) {
+        int d = fl_edit_distance(name, all[i].name);
+
+        if (d < best) {
+            best = d;
+            at = i;
+        }
+    }
+    return fl_fail(FL_EUSAGE, "there is no command '%s'; did you mean %s? (fedlora --help lists them)", name, all[at].name);
+}
+
+static void say(fl_ctx *ctx, fl_text *t)
+{
+    if (ctx->rank == 0) {
+        fputs(t->s, stdout);
+    }
+    fl_text_free(t);
+}
+
+static fl_err dispatch(fl_ctx *ctx, int argc, char **argv)
+{
+    const char *name = argc > 1 ? argv[1] : "--help";
+    fl_text t = { 0 };
+    app_args args;
+
+    if (strcmp(name, "--version") == 0) {
+        char *versions = app_versions(ctx);
+
+        fl_text_add(&t, "%s", versions);
+        fl_free(versions);
+        say(ctx, &t);
+        return FL_OK;
+    }
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+        app_help(NULL, &t);
+        say(ctx, &t);
+        return argc > 1 ? FL_OK : FL_EUSAGE;
+    }
+    const app_command *command = find(name);
+
+    if (command == NULL) {
+        return unknown(name);
+    }
+    FL_TRY(app_parse(argc - 2, argv + 2, command, &args));
+    if (args.help) {
+        app_help(command, &t);
+        say(ctx, &t);
+        return FL_OK;
+    }
+    return command->run(ctx, &args);
+}
+
+static int requeue_code(int argc, char **argv)
+{
+    for (int i = 1; i < argc - 1; i++) {
+        if (strcmp(argv[i], "--requeue-code") == 0) {
+            return atoi(argv[i + 1]);
+        }
+    }
+    return fl_exit_code(FL_ESTOP);
+}
+
+static void print_errors(fl_ctx *ctx, fl_err err)
+{
+    char *text = fl_strdup(fl_error_text()), *save = NULL;
+
+    for (char *line = strtok_r(text, "\n", &save); line != NULL; line = strtok_r(NULL, "\n", &save)) {
+        fprintf(stderr, "fedlora: %s\n", line);
+        if (ctx->log != NULL) {
+            fprintf(ctx->log, "%s%s\n", err == FL_ESTOP ? "" : "error: ", line);
+        }
+    }
+    fl_free(text);
+}
+
+int main(int argc, char **argv)
+{
+    fl_ctx *ctx = NULL;
+
+    MPI_Init(&argc, &argv);
+    fl_err err = fl_ctx_create(MPI_COMM_WORLD, &ctx);
+
+    if (err == FL_OK) {
+        err = fl_agree(ctx, dispatch(ctx, argc, argv));
+    }
+    int code = err == FL_ESTOP ? requeue_code(argc, argv) : fl_exit_code(err);
+
+    if (err != FL_OK && ctx->rank == 0) {
+        print_errors(ctx, err);
+    }
+    fflush(stdout);
+    fflush(stderr);
+    fl_ctx_destroy(&ctx);
+    MPI_Finalize();
+    return code;
+}

@@ -1,0 +1,221 @@
+/* local.c - a client's own work: local training on its samples with a stack of adapters (fl_train).
+ * Batches, dropout and schedules are functions of (seed, client, round, stream, step); moments start at zero. */
+#include "fed_internal.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { MAX_GROUPS = FL_MAX_ADAPTERS * FL_NFACTORS };
+typedef struct group { /* entries and factors that share a learning rate: one optimiser each */
+    int entry;
+    double lr;
+    int nranges;
+    fl_range *range; /* turn arena; offsets in the entry's vector */
+    fl_optim optim;
+} group;
+
+typedef struct local {
+    fl_runtime *rt;
+    fl_job *job;
+    int ngroups;
+    group groups[MAX_GROUPS];
+    fl_pass pass;
+    fl_adapter grad[FL_MAX_ADAPTERS];
+    size_t at[FL_MAX_ADAPTERS]; /* offset of entry's gradient in g */
+    fl_real *g;                 /* turn arena [all]: gradients of all trained entries, contiguous for clipping */
+    int nclip;
+    fl_range *clip;             /* turn arena: the ranges that train, in g */
+    fl_real *own;               /* full training: private weights [space->n], else NULL */
+} local;
+
+static bool trains(fl_pick pick, fl_factor f)
+{
+    return pick.factors == 0 || (pick.factors != FL_NONE && (pick.factors & FL_BIT(f)) != 0);
+}
+
+fl_job fl_job_of(const fl_run *run, fl_client *c)
+{
+    fl_job job = run->job;
+
+    job.stack = (fl_stack){ .n = 1, .ad = { c->ad[0] }, .coef = { 1 } };
+    job.data = (fl_data){ .client = c->id, .split = FL_TRAIN };
+    return job;
+}
+
+/* one group per factor with a learning rate of its own; equal rates share one */
+static void local_groups(local *lo, int entry)
+{
+    const fl_space *sp = lo->job->stack.ad[entry]->space;
+    fl_run *run = &lo->rt->run;
+    int first = lo->ngroups;
+
+    for (int f = 0; f < FL_NFACTORS; f++) {
+        if (!trains(lo->job->train[entry], (fl_factor)f)) {
+            continue;
+        }
+        double lr = lo->job->lr[f] > 0 ? lo->job->lr[f] : 1;
+        int at = first;
+
+        while (at < lo->ngroups && lo->groups[at].lr != lr) {
+            at++;
+        }
+        group *gr = &lo->groups[at];
+
+        if (at == lo->ngroups) {
+            *gr = (group){ .entry = entry, .lr = lr, .range = fl_scratch(run, (size_t)sp->nslots, sizeof(fl_range)) };
+            lo->ngroups++;
+        }
+        for (int i = 0; i < sp->nslots; i++) {
+            const fl_slot *s = &sp->slot[i];
+
+            if (s->factor == (fl_factor)f) {
+                fl_range r = { s->at, (size_t)s->rows * (size_t)s->cols };
+
+                gr->range[gr->nranges++] = r;
+                lo->clip[lo->nclip++] = (fl_range){ lo->at[entry] + r.at, r.n };
+            }
+        }
+    }
+    for (int i = first; i < lo->ngroups; i++) {
+        const fl_deck_train *d = &lo->rt->deck->train;
+
+        fl_optim_create(&lo->groups[i].optim, d->optimizer, d->beta1, d->beta2, d->eps, d->weight_decay, d->momentum,
+            sp->n);
+    }
+}
+
+/* full training: w and dw point into private copies, slot by slot = tensor by tensor */
+static void local_full(local *lo, int entry)
+{
+    fl_runtime *rt = lo->rt;
+    const fl_adapter *ad = lo->job->stack.ad[entry];
+    const fl_space *sp = ad->space;
+    const fl_real **w = fl_scratch(&rt->run, (size_t)sp->nslots, sizeof *w);
+    fl_real **dw = fl_scratch(&rt->run, (size_t)sp->nslots, sizeof *dw);
+
+    lo->own = fl_scratch(&rt->run, sp->n, sizeof *lo->own);
+    for (int i = 0; i < sp->nslots; i++) {
+        const fl_slot *s = &sp->slot[i];
+
+        for (size_t j = 0; j < (size_t)s->rows * (size_t)s->cols; j++) {
+            lo->own[s->at + j] = rt->base.w[i][j] + ad->v[s->at + j];
+        }
+        w[i] = lo->own + s->at;
+        dw[i] = lo->g + lo->at[entry] + s->at;
+    }
+    lo->pass.w = w;
+    lo->pass.dw = dw;
+    lo->pass.n = 0;
+}
+
+static void local_begin(local *lo, fl_client *c)
+{
+    fl_runtime *rt = lo->rt;
+    fl_stack *st = &lo->job->stack;
+    size_t total = 0;
+    int nslots = 0;
+
+    for (int j = 0; j < st->n; j++) {
+        lo->at[j] = total;
+        total += lo->job->train[j].factors == FL_NONE ? 0 : st->ad[j]->space->n;
+        nslots += st->ad[j]->space->nslots;
+    }
+    lo->g = fl_scratch(&rt->run, total, sizeof *lo->g);
+    lo->clip = fl_scratch(&rt->run, (size_t)nslots, sizeof *lo->clip);
+    lo->pass = (fl_pass){ .w = rt->base.w, .n = st->n, .dropout = rt->deck->adapter.dropout, .seed = rt->run.seed,
+        .id = c->id, .round = rt->run.round.t };
+    for (int j = 0; j < st->n; j++) {
+        const fl_pick pick = lo->job->train[j];
+
+        lo->pass.ad[j] = st->ad[j];
+        lo->pass.coef[j] = st->coef[j];
+        if (pick.factors == FL_NONE) {
+            continue;
+        }
+        lo->grad[j] = (fl_adapter){ .space = st->ad[j]->space, .v = lo->g + lo->at[j] };
+        lo->pass.grad[j] = &lo->grad[j];
+        lo->pass.factors[j] = pick.factors;
+        local_groups(lo, j);
+        if (space_kind_of(rt, st->ad[j]->space) == SPACE_DENSE) {
+            FL_REQUIRE(st->n == 1);
+            local_full(lo, j);
+        }
+    }
+}
+
+/* after the last step: full training's delta to the base back into the adapter */
+static void local_end(local *lo)
+{
+    for (int i = 0; i < lo->ngroups; i++) {
+        fl_optim_destroy(&lo->groups[i].optim);
+    }
+    if (lo->own != NULL) {
+        fl_adapter *ad = lo->job->stack.ad[0];
+
+        for (int i = 0; i < ad->space->nslots; i++) {
+            const fl_slot *s = &ad->space->slot[i];
+
+            for (size_t j = 0; j < (size_t)s->rows * (size_t)s->cols; j++) {
+                ad->v[s->at + j] = lo->own[s->at + j] - lo->rt->base.w[i][j];
+            }
+        }
+    }
+}
+
+static double local_step(local *lo, int step, int nsteps, int *ntargets)
+{
+    fl_runtime *rt = lo->rt;
+    const fl_deck_train *d = &rt->deck->train;
+    double factor = fl_schedule(d->schedule, d->warmup, step, nsteps), loss;
+
+    lo->pass.step = step + (lo->job->stream << 20);
+    loss = fl_nn_grad(rt->work, &lo->pass, &rt->batcher.batch, ntargets);
+    if (*ntargets == 0) {
+        return 0;
+    }
+    fl_clip(d->clip, lo->nclip, lo->clip, lo->g);
+    for (int i = 0; i < lo->ngroups; i++) {
+        group *gr = &lo->groups[i];
+        fl_real *x = lo->own != NULL ? lo->own : lo->job->stack.ad[gr->entry]->v;
+
+        fl_optim_step(&gr->optim, d->lr * factor * gr->lr, gr->nranges, gr->range, lo->g + lo->at[gr->entry], x);
+    }
+    return loss;
+}
+
+fl_err fl_train(fl_run *run, fl_client *c, fl_job *job)
+{
+    fl_runtime *rt = run->rt;
+    const fl_deck *deck = rt->deck;
+    int64_t n = fl_partition_count(&rt->part, job->data.client, job->data.split);
+    const uint32_t *list = rt->part.list[job->data.split] + rt->part.first[job->data.split][job->data.client];
+    int batch = deck->train.batch, steps = job->steps;
+    local lo = { .rt = rt, .job = job };
+    double worst = 0;
+
+    if (n == 0) {
+        return FL_OK;
+    }
+    if (job->epochs > 0) {
+        steps = job->epochs * fl_steps_per_epoch(n, batch);
+    }
+    local_begin(&lo, c);
+    for (int step = 0; step < steps && fl_stop_signals < 2; step++) {
+        int targets, picked = fl_batch_pick(run->seed, job->data.client, run->round.t, job->stream, step, batch, n, list,
+            rt->picked);
+
+        fl_batch_fill(&rt->batcher, &rt->data, picked, rt->picked, deck->model.max_length);
+        double loss = local_step(&lo, step, steps, &targets), tokens = rt->batcher.batch.ntokens;
+
+        c->turn->loss += loss;
+        c->turn->steps++;
+        c->turn->tokens += (int64_t)tokens;
+        worst = isfinite(loss) ? worst : loss;
+        rt->train_tokens += tokens;
+        rt->flops += fl_model_flops(&rt->base.model, job->stack.ad[0]->space, tokens, tokens / picked, true);
+    }
+    local_end(&lo);
+    return isfinite(worst) ? FL_OK :
+        fl_fail(FL_ENUM, "round %d, client %d: the training loss is not finite; lower train.lr, or set train.clip",
+            run->round.t, c->id);
+}

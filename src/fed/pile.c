@@ -1,0 +1,244 @@
+/* pile.c - what arrived, as the server sees it. The metadata of every part are replicated; the contents stay where the client
+ * was hosted until a verb needs them: sums add them in place, site-wise verbs send every site's factors to the site's owner. */
+#include "fed_internal.h"
+
+#include <string.h>
+
+/* metadata of one part: label, factors, kind of space, ranks */
+enum { META_LABEL, META_FACTORS, META_KIND, META_R };
+
+static void meta_write(fl_runtime *rt, const fl_part *part, double *x)
+{
+    const fl_space *sp = part->ad->space;
+    space_kind kind = space_kind_of(rt, sp);
+
+    x[META_LABEL] = part->label;
+    x[META_FACTORS] = part->pick.factors;
+    x[META_KIND] = kind;
+    for (int j = 0; kind != SPACE_DENSE && j < sp->nsites; j++) {
+        x[META_R + j] = sp->r[j];
+    }
+}
+
+static const fl_space *meta_space(fl_runtime *rt, const double *x)
+{
+    int nsites = rt->base.model.nsites, *r = fl_arena_take(rt->round, (size_t)nsites, sizeof *r);
+
+    for (int j = 0; j < nsites; j++) {
+        r[j] = (int)x[META_R + j];
+    }
+    return space_of_kind(rt, (space_kind)x[META_KIND], r);
+}
+
+/* deck's weights of those that arrived, summing to 1 */
+static void set_weights(fl_runtime *rt, const double *count)
+{
+    fl_run *run = &rt->run;
+    double *w = fl_arena_take(rt->round, (size_t)run->ncohort, sizeof *w), sum = 0;
+
+    for (int i = 0; i < run->ncohort; i++) {
+        bool samples = rt->deck->cohort.weights == FL_WEIGHTS_SAMPLES;
+
+        w[i] = count[i] == 0 ? 0 : samples ? (double)fl_partition_count(&rt->part, run->cohort[i], FL_TRAIN) : 1;
+        sum += w[i];
+    }
+    for (int i = 0, at = 0; i < run->ncohort; i++) {
+        for (int p = 0; p < (int)count[i]; p++) {
+            rt->inbox.item[at++].p = w[i] / sum;
+        }
+    }
+}
+
+fl_err pile_build(fl_runtime *rt)
+{
+    fl_run *run = &rt->run;
+    fl_inbox *in = &rt->inbox;
+    int size = rt->ctx->size, nmeta = META_R + rt->base.model.nsites;
+    double *count = fl_arena_take(rt->round, (size_t)run->ncohort, sizeof *count), *meta;
+
+    *in = (fl_inbox){ .first_item = fl_arena_take(rt->round, (size_t)size + 1, sizeof(int)) };
+    for (int i = rt->first[rt->ctx->rank]; i < rt->first[rt->ctx->rank + 1]; i++) {
+        count[i] = rt->sent[i] != NULL ? rt->sent[i]->n : 0;
+    }
+    fl_fill_in(rt->ctx, (size_t)run->ncohort, count);
+    for (int rank = 0; rank < size; rank++) {
+        in->first_item[rank] = in->nitems;
+        for (int i = rt->first[rank]; i < rt->first[rank + 1]; i++) {
+            in->nitems += (int)count[i];
+        }
+    }
+    in->first_item[size] = in->nitems;
+    in->item = fl_arena_take(rt->round, (size_t)in->nitems, sizeof *in->item);
+    in->mine = fl_arena_take(rt->round, (size_t)in->nitems, sizeof *in->mine);
+    meta = fl_arena_take(rt->round, (size_t)in->nitems * (size_t)nmeta, sizeof *meta);
+    for (int i = rt->first[rt->ctx->rank], at = in->first_item[rt->ctx->rank]; i < rt->first[rt->ctx->rank + 1]; i++) {
+        for (int p = 0; p < (int)count[i]; p++, at++) {
+            meta_write(rt, &rt->sent[i]->part[p], meta + (size_t)at * nmeta);
+            in->mine[at] = rt->sent[i]->part[p].ad;
+        }
+    }
+    fl_fill_in(rt->ctx, (size_t)in->nitems * (size_t)nmeta, meta);
+    for (int i = 0, at = 0; i < run->ncohort; i++) {
+        for (int p = 0; p < (int)count[i]; p++, at++) {
+            const double *x = meta + (size_t)at * nmeta;
+
+            in->item[at] = (fl_item){ .client = run->cohort[i], .label = (int)x[META_LABEL],
+                .space = meta_space(rt, x), .pick.factors = (unsigned)x[META_FACTORS] };
+        }
+    }
+    set_weights(rt, count);
+    rt->pile = (fl_pile){ in->nitems, in->item };
+    return FL_OK;
+}
+
+/* ---- every site's factors to the site's owner ---- */
+static bool travelled(const fl_item *it, fl_factor f)
+{
+    return it->pick.factors == 0 || (it->pick.factors & FL_BIT(f)) != 0;
+}
+
+static size_t slot_size(const fl_space *sp, int slot)
+{
+    return slot < 0 ? 0 : (size_t)sp->slot[slot].rows * (size_t)sp->slot[slot].cols;
+}
+
+/* reals that item it contributes to site: A and B as far as they travelled */
+static size_t site_reals(const fl_item *it, int site)
+{
+    size_t n = 0;
+
+    for (int f = FL_A; f <= FL_B; f++) {
+        n += travelled(it, (fl_factor)f) ? slot_size(it->space, it->space->slot_of[2 * site + f]) : 0;
+    }
+    return n;
+}
+
+/* pieces for all owners, ordered by owner, site, item, factor */
+static fl_real *pack_sites(fl_runtime *rt, size_t *nsend)
+{
+    const fl_inbox *in = &rt->inbox;
+    int rank = rt->ctx->rank, nsites = rt->base.model.nsites;
+    size_t total = 0, at = 0;
+    fl_real *send;
+
+    for (int j = 0; j < nsites; j++) {
+        for (int i = in->first_item[rank]; i < in->first_item[rank + 1]; i++) {
+            nsend[rt->owner[j]] += site_reals(&in->item[i], j) * sizeof *send;
+            total += site_reals(&in->item[i], j);
+        }
+    }
+    send = fl_alloc("factors by site", total, sizeof *send);
+    for (int j = 0; j < nsites; j++) { /* owners ascend with the sites */
+        for (int i = in->first_item[rank]; i < in->first_item[rank + 1]; i++) {
+            const fl_item *it = &in->item[i];
+
+            for (int f = FL_A; f <= FL_B; f++) {
+                int slot = it->space->slot_of[2 * j + f];
+
+                if (slot >= 0 && travelled(it, (fl_factor)f)) {
+                    memcpy(send + at, in->mine[i]->v + it->space->slot[slot].at, slot_size(it->space, slot) * sizeof *send);
+                    at += slot_size(it->space, slot);
+                }
+            }
+        }
+    }
+    return send;
+}
+
+/* where in the received data (rank blocks; in each: my sites, the rank's items, factors) every slot starts */
+static size_t locate(fl_runtime *rt, size_t **slot_at)
+{
+    const fl_inbox *in = &rt->inbox;
+    size_t at = 0;
+
+    for (int rank = 0; rank < rt->ctx->size; rank++) {
+        for (int j = 0; j < rt->base.model.nsites; j++) {
+            for (int i = in->first_item[rank]; rt->owner[j] == rt->ctx->rank && i < in->first_item[rank + 1]; i++) {
+                for (int f = FL_A; f <= FL_B; f++) {
+                    int slot = in->item[i].space->slot_of[2 * j + f];
+
+                    if (slot >= 0 && travelled(&in->item[i], (fl_factor)f)) {
+                        slot_at[i][slot] = at;
+                        at += slot_size(in->item[i].space, slot);
+                    }
+                }
+            }
+        }
+    }
+    return at;
+}
+
+/* factors that did not travel are what the server sent: its adapter when aggregate began, at the item's rank. One copy per space. */
+static fl_real *complete(fl_runtime *rt, size_t **slot_at, const void *got, size_t ngot)
+{
+    const fl_inbox *in = &rt->inbox;
+    const fl_space *spaces[64];
+    size_t start[64], n = ngot;
+    int nspaces = 0;
+
+    for (int i = 0; i < in->nitems; i++) {
+        const fl_space *sp = in->item[i].space;
+        int k = 0;
+
+        if (travelled(&in->item[i], FL_A) && travelled(&in->item[i], FL_B)) {
+            continue;
+        }
+        while (k < nspaces && spaces[k] != sp) {
+            k++;
+        }
+        if (k == nspaces) {
+            FL_REQUIRE(nspaces < (int)FL_COUNT(spaces));
+            spaces[nspaces++] = sp;
+            start[k] = n;
+            n += sp->n;
+        }
+        for (int slot = 0; slot < sp->nslots; slot++) {
+            if (!travelled(&in->item[i], sp->slot[slot].factor)) {
+                slot_at[i][slot] = start[k] + sp->slot[slot].at;
+            }
+        }
+    }
+    fl_real *x = fl_arena_take(rt->round, n, sizeof *x);
+
+    memcpy(x, got, ngot * sizeof *x);
+    for (int k = 0; k < nspaces; k++) {
+        fl_fit(&(fl_adapter){ .space = spaces[k], .v = x + start[k] }, rt->before);
+    }
+    return x;
+}
+
+fl_err pile_by_site(fl_runtime *rt)
+{
+    fl_inbox *in = &rt->inbox;
+    size_t *nsend, *ngot, **slot_at;
+    void *got;
+
+    if (in->bysite != NULL) {
+        return FL_OK;
+    }
+    fl_phase_begin(rt->ctx, FL_PHASE_gather);
+    nsend = fl_arena_take(rt->round, (size_t)rt->ctx->size, sizeof *nsend);
+    ngot = fl_arena_take(rt->round, (size_t)rt->ctx->size, sizeof *ngot);
+    slot_at = fl_arena_take(rt->round, (size_t)in->nitems, sizeof *slot_at);
+    for (int i = 0; i < in->nitems; i++) {
+        slot_at[i] = fl_arena_take(rt->round, (size_t)in->item[i].space->nslots, sizeof **slot_at);
+        memset(slot_at[i], 0xff, (size_t)in->item[i].space->nslots * sizeof **slot_at); /* SIZE_MAX: not here */
+    }
+    fl_real *send = pack_sites(rt, nsend);
+
+    fl_exchange(rt->ctx, send, nsend, &got, ngot);
+    fl_free(send);
+    fl_real *v = complete(rt, slot_at, got, locate(rt, slot_at));
+
+    fl_free(got);
+    in->bysite = fl_arena_take(rt->round, (size_t)in->nitems, sizeof *in->bysite);
+    for (int i = 0; i < in->nitems; i++) {
+        fl_adapter *ad = fl_arena_take(rt->round, 1, sizeof *ad);
+
+        *ad = (fl_adapter){ .space = in->item[i].space, .v = v, .at = slot_at[i] };
+        in->bysite[i] = in->item[i];
+        in->bysite[i].ad = ad;
+    }
+    fl_phase_end(rt->ctx, FL_PHASE_gather);
+    return FL_OK;
+}

@@ -1,0 +1,162 @@
+/* run.c - `fedlora run`: set up, resume, rounds, finish. */
+#include "fed_internal.h"
+
+#include <math.h>
+#include <string.h>
+
+volatile int fl_stop_signals = 0;
+
+/* evaluation of round t (0 = before training) into the row; the last round on test too */
+static fl_err evaluate(fl_runtime *rt, int t)
+{
+    const fl_deck_eval *d = &rt->deck->eval;
+    bool last = t == rt->deck->run.rounds;
+    double x[4];
+
+    if (!last && t != 0 && (d->every == 0 || t % d->every != 0)) {
+        return FL_OK;
+    }
+    FL_TRY(eval_round(rt, d->split == FL_SPLIT_TEST ? FL_TEST : FL_VALID, d->per_client, x));
+    fl_metrics_set(&rt->metrics, rt->col.eval, x[0]);
+    fl_metrics_set(&rt->metrics, rt->col.metric, x[1]);
+    fl_metrics_set(&rt->metrics, rt->col.mean, x[2]);
+    fl_metrics_set(&rt->metrics, rt->col.worst, x[3]);
+    if (last) {
+        FL_TRY(eval_round(rt, FL_TEST, false, x));
+        fl_metrics_set(&rt->metrics, fl_metrics_column(&rt->metrics, "test_loss", "nat"), x[0]);
+        fl_metrics_set(&rt->metrics, fl_metrics_column(&rt->metrics, "test_metric", "1"), x[1]);
+    }
+    if (d->discordance && t > 0 && rt->pile.n > 0) {
+        double relative;
+
+        fl_phase_begin(rt->ctx, FL_PHASE_metrics);
+        FL_TRY(discordance_measure(rt, &relative));
+        fl_metrics_set(&rt->metrics, rt->col.discordance, relative);
+        fl_phase_end(rt->ctx, FL_PHASE_metrics);
+    }
+    return FL_OK;
+}
+
+static int clients_arrived(const fl_runtime *rt)
+{
+    int n = 0;
+
+    for (int i = 0; i < rt->pile.n; i++) {
+        n += i == 0 || rt->pile.item[i].client != rt->pile.item[i - 1].client;
+    }
+    return n;
+}
+
+static fl_err one_round(fl_runtime *rt, int t)
+{
+    double begin = fl_now(), up, down;
+    fl_metrics *m = &rt->metrics;
+
+    fl_metrics_row(m);
+    fl_metrics_set(m, 0, t);
+    if (t > 0) {
+        FL_TRY(round_run(rt, t));
+        ledger_round(rt, &up, &down);
+        fl_metrics_set(m, rt->col.train, round_train_loss(rt));
+        fl_metrics_set(m, rt->col.up, up);
+        fl_metrics_set(m, rt->col.down, down);
+        fl_metrics_set(m, rt->col.clients, clients_arrived(rt));
+    } else {
+        fl_metrics_set(m, rt->col.up, 0);
+        fl_metrics_set(m, rt->col.down, 0);
+        fl_metrics_set(m, rt->col.clients, 0);
+    }
+    FL_TRY(evaluate(rt, t));
+    fl_metrics_set(m, rt->col.wall, fl_max(rt->ctx, fl_now() - begin));
+    rt->longest_round = FL_MAX(rt->longest_round, t > 0 ? m->x[(size_t)(m->nrows - 1) * (size_t)m->ncolumns + (size_t)rt->col.wall] : 0);
+    report_round(rt, t);
+    return FL_OK;
+}
+
+/* anything that asks to stop, agreed: signals, the STOP file, the time limit */
+static bool must_stop(fl_runtime *rt)
+{
+    fl_text stop = { 0 };
+    double hours = rt->opt->maxh, left = hours * 3600 - (fl_now() - rt->started), why = 0;
+
+    fl_text_add(&stop, "%s/STOP", rt->opt->out);
+    if (fl_stop_signals > 0) {
+        why = 3;
+    } else if (rt->ctx->rank == 0 && fl_path_exists(stop.s)) {
+        why = 2;
+    } else if (hours > 0 && left < 1.2 * (rt->longest_round + rt->longest_checkpoint) + 1) {
+        why = 1;
+    }
+    why = fl_max(rt->ctx, why);
+    if (why > 0) {
+        fl_log(rt->ctx, "stopping  %s", why == 3 ? "a signal came" : why == 2 ? "there is a file STOP in the output folder"
+                                                                         : "the next round would not fit into --maxh");
+    }
+    fl_text_free(&stop);
+    return why > 0;
+}
+
+static fl_err rounds(fl_runtime *rt, int t)
+{
+    const fl_deck *deck = rt->deck;
+    int saved = t;
+
+    if (t == 0) {
+        FL_TRY(one_round(rt, 0));
+    }
+    while (t < deck->run.rounds) {
+        t++;
+        FL_TRY(one_round(rt, t));
+        bool last = t == deck->run.rounds, stop = !last && must_stop(rt);
+
+        if (last || stop || (deck->checkpoint.every > 0 && t % deck->checkpoint.every == 0)) {
+            FL_TRY(state_save(rt, t));
+            saved = t;
+        }
+        fl_phase_begin(rt->ctx, FL_PHASE_metrics);
+        FL_TRY(report_files(rt));
+        fl_phase_end(rt->ctx, FL_PHASE_metrics);
+        if (stop) {
+            return fl_fail(FL_ESTOP, "stopped after round %d of %d with a checkpoint; run the same command again to go on", saved,
+                deck->run.rounds);
+        }
+    }
+    return FL_OK;
+}
+
+static fl_err federation(fl_runtime *rt, uint64_t *state)
+{
+    int t;
+
+    FL_TRY_ALL(rt->ctx, setup_fresh(rt));
+    if (rt->opt->dry_run) {
+        return report_dry_run(rt);
+    }
+    FL_TRY(state_resume(rt, &t));
+    FL_TRY(report_used(rt));
+    if (t == rt->deck->run.rounds && t > 0) {
+        fl_log(rt->ctx, "finished  all %d rounds are done already", t);
+        *state = state_digest(rt, t);
+        return report_files(rt);
+    }
+    FL_TRY(rounds(rt, t));
+    if (rt->deck->run.rounds == 0) {
+        FL_TRY(report_files(rt));
+    }
+    *state = state_digest(rt, rt->deck->run.rounds);
+    return report_finish(rt);
+}
+
+fl_err fl_federation(fl_ctx *ctx, const fl_deck *deck, const fl_options *options, uint64_t *state)
+{
+    static fl_runtime runtime; /* zero; large arrays inside */
+    fl_runtime *rt = &runtime;
+    fl_err err = fl_agree(ctx, setup_runtime(ctx, deck, options, rt));
+
+    if (err == FL_OK) {
+        report_start(rt);
+        err = federation(rt, state);
+    }
+    setup_destroy(rt);
+    return err;
+}

@@ -1,0 +1,45 @@
+/* checkpoint_internal.h - inside src/io: a checkpoint opened by one rank, for read, peek, inspect, verify and diff. */
+#ifndef FL_CHECKPOINT_INTERNAL_H
+#define FL_CHECKPOINT_INTERNAL_H
+#include "h5.h"
+
+enum {
+    CK_CHUNK = 1 << 20,      /* elements: unit of the hash of /base, so that any cut at chunks can sum it */
+    CK_PARALLEL = 1 << 20,   /* bytes: smaller arrays are written by rank 0 alone */
+    CK_STAGE = 64 << 20,     /* bytes: client blobs are copied together into pieces of at most so many */
+    CK_TEXT_LIMIT = 64 << 20 /* bytes of /deck, /versions, /metrics_columns */
+};
+#define CK_SLAB ((size_t)256 << 20) /* bytes per rank and collective call */
+
+typedef struct ck_file {
+    const char *path;       /* borrowed */
+    hid_t file;
+    int64_t bytes;          /* size of the file */
+    fl_snapshot s;          /* owned; array[].x is NULL until ck_array; nbase set, base NULL */
+    fl_array_type base_type;
+    int64_t nids;           /* clients with state */
+    int64_t *id, *offset;   /* owned [nids], [nids + 1]; NULL until ck_clients */
+    size_t state_bytes;
+} ck_file;
+
+/* Seal, header, names and sizes of everything. On failure nothing stays open. Local. */
+fl_err ck_open(const char *path, ck_file *c);
+void ck_close(ck_file *c);
+/* Reads array i into s.array[i].x and checks its hash. */
+fl_err ck_array(ck_file *c, int i);
+void ck_array_drop(ck_file *c, int i);
+/* Reads and checks the tables of ids and offsets. */
+fl_err ck_clients(ck_file *c);
+/* A data set to be read piece by piece. */
+fl_err ck_open_set(const ck_file *c, const char *name, hid_t *set, uint64_t *xxh3);
+fl_err ck_read(const ck_file *c, const char *name, hid_t set, hid_t mem, size_t first, size_t n, void *x);
+/* Sum of the hashes of the blobs of clients [lo, hi) of the table; `put` (may be NULL) gets each. Needs ck_clients. */
+typedef void (*ck_blob)(void *to, int id, const void *blob, size_t bytes);
+fl_err ck_blobs(const ck_file *c, int64_t lo, int64_t hi, ck_blob put, void *to, uint64_t *sum);
+/* Sum of the hashes of chunks [lo, hi) of /base, read through a buffer of one chunk. */
+fl_err ck_base_chunks(const ck_file *c, size_t lo, size_t hi, uint64_t *sum);
+size_t ck_nchunks(size_t nbase);
+fl_err ck_hash_error(const ck_file *c, const char *name); /* "dataset /NAME: hash differs ..." */
+/* Checks every hash of an open checkpoint. Serial. */
+fl_err ck_verify(ck_file *c);
+#endif

@@ -1,0 +1,515 @@
+/* test_svd.c - the local part of la: products, QR, SVD dense and factored, norms of sums of products. Every rank does the
+ * same and all must find the same bits. References are plain loops and matrices whose singular values are known. */
+#include "la_check.h"
+#include <limits.h>
+
+static const int sizes[] = {1, 2, 3, 7, 31, 64, 97};
+
+/* ---- products ---- */
+
+static void gemm_case(char ta, char tb, int m, int n, int k)
+{
+    const size_t na = (size_t)m * (size_t)k, nb = (size_t)k * (size_t)n, nc = (size_t)m * (size_t)n;
+    double *a = fl_alloc("test: a", na, sizeof *a), *b = fl_alloc("test: b", nb, sizeof *b);
+    double *c = fl_alloc("test: c", nc, sizeof *c);
+    fl_real *ra = fl_alloc("test: ra", na, sizeof *ra), *rb = fl_alloc("test: rb", nb, sizeof *rb);
+    fl_real *rc = fl_alloc("test: rc", nc, sizeof *rc);
+
+    for (size_t i = 0; i < na; i++) {
+        ra[i] = (fl_real)(a[i] = (float)la_random(1, i));
+    }
+    for (size_t i = 0; i < nb; i++) {
+        rb[i] = (fl_real)(b[i] = (float)la_random(2, i));
+    }
+    for (int fresh = 0; fresh < 2; fresh++) { /* be = 0 must not read c, be = 0.5 must */
+        const double be = fresh ? 0 : 0.5;
+
+        for (size_t i = 0; i < nc; i++) {
+            c[i] = fresh ? NAN : 1;
+            rc[i] = (fl_real)c[i];
+        }
+        fl_dgemm(ta, tb, m, n, k, 2, a, b, be, c);
+        fl_gemm(ta, tb, m, n, k, 2, ra, rb, be, rc);
+        for (int i = 0; i < m; i++) {
+            for (int j = 0; j < n; j++) {
+                long double sum = be;
+
+                for (int l = 0; l < k; l++) {
+                    sum += 2.0L * a[ta == 'n' ? i * k + l : l * m + i] *
+                           b[tb == 'n' ? l * n + j : j * k + l];
+                }
+                assert_true(fabsl(sum - c[i * n + j]) < (2 * k + 2) * 2 * LA_EPS);
+                assert_true(fabsl(sum - rc[i * n + j]) < (2 * k + 2) * 2 * FLT_EPSILON);
+            }
+        }
+    }
+    fl_free(rc);
+    fl_free(rb);
+    fl_free(ra);
+    fl_free(c);
+    fl_free(b);
+    fl_free(a);
+}
+
+static void test_gemm(void **state)
+{
+    static const int shape[][3] = {
+        {1, 1, 1}, {1, 7, 5}, {7, 1, 5}, {5, 7, 1}, {3, 4, 0}, {0, 4, 3}, {4, 0, 3}, {64, 31, 17}, {33, 65, 129}};
+
+    (void)state;
+    for (size_t i = 0; i < FL_COUNT(shape); i++) {
+        for (int t = 0; t < 4; t++) {
+            gemm_case(t & 1 ? 't' : 'n', t & 2 ? 't' : 'n', shape[i][0], shape[i][1], shape[i][2]);
+        }
+    }
+}
+
+/* a block inside larger arrays: neighbours of C stay as they were */
+static void test_gemm_ld(void **state)
+{
+    enum { M = 5, N = 4, K = 3, LDA = 7, LDB = 9, LDC = 6 };
+    fl_real a[M * LDA], b[N * LDB], c[M * LDC];
+
+    (void)state;
+    for (size_t i = 0; i < FL_COUNT(a); i++) {
+        a[i] = (fl_real)(i % 5);
+    }
+    for (size_t i = 0; i < FL_COUNT(b); i++) {
+        b[i] = (fl_real)(i % 7) - 3;
+    }
+    for (size_t i = 0; i < FL_COUNT(c); i++) {
+        c[i] = 100;
+    }
+    fl_gemm_ld('n', 't', M, N, K, 1, a, LDA, b, LDB, 1, c, LDC);
+    for (int i = 0; i < M; i++) {
+        for (int j = 0; j < LDC; j++) {
+            fl_real want = 100; /* small whole numbers: exact */
+
+            for (int l = 0; l < K && j < N; l++) {
+                want += a[i * LDA + l] * b[j * LDB + l];
+            }
+            assert_true(c[i * LDC + j] == want);
+        }
+    }
+}
+
+/* ---- QR and SVD of a dense matrix ---- */
+
+static void qr_case(int m, int n, int rank)
+{
+    const int k = FL_MIN(m, n);
+    la_problem p = la_problem_make(m, n, k, rank);
+    double *x = fl_alloc("test: copy", (size_t)m * (size_t)n, sizeof *x);
+    double *q = fl_alloc("test: q", (size_t)m * (size_t)k, sizeof *q);
+    double *r = fl_alloc("test: r", (size_t)k * (size_t)n, sizeof *r);
+    double *y = fl_alloc("test: y", (size_t)m * (size_t)n, sizeof *y);
+
+    memcpy(x, p.x, (size_t)m * (size_t)n * sizeof *x);
+    assert_int_equal(fl_qr(m, n, x, q, r), FL_OK);
+    la_multiply(m, n, k, q, r, y);
+    for (size_t i = 0; i < (size_t)m * (size_t)n; i++) {
+        y[i] -= p.x[i];
+    }
+    assert_true(la_frobenius((size_t)m * (size_t)n, y) < LA_BOUND * LA_EPS * FL_MAX(m, n) * 4);
+    assert_true(la_departure(m, k, k, q) < LA_BOUND * LA_EPS * FL_MAX(m, n));
+    for (int i = 0; i < k; i++) {
+        for (int j = 0; j < FL_MIN(i, n); j++) {
+            assert_true(r[(size_t)i * (size_t)n + (size_t)j] == 0);
+        }
+    }
+    fl_free(y);
+    fl_free(r);
+    fl_free(q);
+    fl_free(x);
+    la_problem_free(&p);
+}
+
+static void test_qr(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < FL_COUNT(sizes); i++) {
+        for (size_t j = 0; j < FL_COUNT(sizes); j++) {
+            qr_case(sizes[i], sizes[j], INT_MAX);
+            qr_case(sizes[i], sizes[j], 2);
+            qr_case(sizes[i], sizes[j], 0);
+        }
+    }
+    qr_case(293, 150, 100);
+}
+
+static void svd_case(int m, int n, int rank)
+{
+    const int k = FL_MIN(m, n);
+    la_problem p = la_problem_make(m, n, k, rank);
+    double *u = fl_alloc("test: u", (size_t)m * (size_t)k, sizeof *u);
+    double *sv = fl_alloc("test: sv", (size_t)k, sizeof *sv);
+    double *vt = fl_alloc("test: vt", (size_t)k * (size_t)n, sizeof *vt);
+    const uint64_t before = fl_hash(p.x, (size_t)m * (size_t)n * sizeof *p.x, 0);
+
+    assert_int_equal(fl_svd(m, n, p.x, u, sv, vt), FL_OK);
+    assert_true(fl_hash(p.x, (size_t)m * (size_t)n * sizeof *p.x, 0) == before);
+    la_judge(&p, k, u, sv, vt);
+    fl_free(vt);
+    fl_free(sv);
+    fl_free(u);
+    la_problem_free(&p);
+}
+
+static void test_svd(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < FL_COUNT(sizes); i++) {
+        for (size_t j = 0; j < FL_COUNT(sizes); j++) {
+            svd_case(sizes[i], sizes[j], INT_MAX);
+            svd_case(sizes[i], sizes[j], 2);
+            svd_case(sizes[i], sizes[j], 0);
+        }
+    }
+    svd_case(300, 211, 150);
+}
+
+/* ---- the sum of products ---- */
+
+/* returns the hash of the answer, which is judged */
+static uint64_t factors_case(const la_problem *p, fl_solver solver, int r, bool certify)
+{
+    const int m = p->m, n = p->n;
+    double *u = fl_alloc("test: u", (size_t)m * (size_t)r, sizeof *u);
+    double *sv = fl_alloc("test: sv", (size_t)r, sizeof *sv);
+    double *vt = fl_alloc("test: vt", (size_t)r * (size_t)n, sizeof *vt);
+    const double weight = la_frobenius((size_t)m * (size_t)p->nstack, p->bs) *
+                          la_frobenius((size_t)p->nstack * (size_t)n, p->as);
+    double all = 0, beyond = 0;
+    fl_svd_report report = {0};
+    uint64_t hash;
+
+    memset(u, 0xff, (size_t)m * (size_t)r * sizeof *u); /* NaN: everything must be written */
+    memset(sv, 0xff, (size_t)r * sizeof *sv);
+    memset(vt, 0xff, (size_t)r * (size_t)n * sizeof *vt);
+    assert_int_equal(fl_svd_factors(solver, m, n, p->nstack, p->bs, p->as, r, u, sv, vt, certify,
+                         certify ? &report : NULL),
+        FL_OK);
+    la_judge(p, r, u, sv, vt);
+    if (certify) {
+        for (int i = 0; i < p->k; i++) {
+            all += p->s[i] * p->s[i];
+            beyond += i >= r ? p->s[i] * p->s[i] : 0;
+        }
+        if (all > 0) {
+            assert_true(fabs(report.discarded - beyond / all) < 1e-12);
+            assert_true(report.residual < LA_BOUND * LA_EPS * FL_MAX(m, n) * FL_MAX(1, weight / sqrt(all)));
+            assert_true(report.residual > 0 || FL_MIN(m, n) == 1);
+        }
+        assert_true(report.orthogonality < LA_BOUND * LA_EPS * FL_MAX(m, n));
+        if (solver == FL_SOLVE_DENSE || p->nstack >= FL_MAX(m, n)) {
+            assert_string_equal(report.solver, "dense");
+        } else if (solver == FL_SOLVE_FACTORED) {
+            assert_string_equal(report.solver, "factored");
+        }
+    }
+    hash = la_hash(m, n, r, u, sv, vt);
+    fl_free(vt);
+    fl_free(sv);
+    fl_free(u);
+    return hash;
+}
+
+static void test_factors(void **state)
+{
+    static const fl_solver solvers[] = {FL_SOLVE_AUTO, FL_SOLVE_FACTORED, FL_SOLVE_DENSE};
+    uint64_t h[3] = {0, 0, 0}, low[3], high[3];
+
+    (void)state;
+    for (size_t i = 0; i < FL_COUNT(sizes); i++) {
+        for (size_t j = 0; j < FL_COUNT(sizes); j++) {
+            const int m = sizes[i], n = sizes[j], k = FL_MIN(m, n);
+            const int stack[] = {1, FL_MAX(1, k / 3), k, (m + n + 1) / 2, m + n + 5};
+
+            for (size_t l = 0; l < FL_COUNT(stack); l++) {
+                const int rank = l % 2 ? FL_MAX(1, stack[l] / 2) : INT_MAX; /* deficient, full */
+                la_problem p = la_problem_make(m, n, stack[l], rank);
+
+                for (size_t s = 0; s < FL_COUNT(solvers); s++) {
+                    h[s] ^= factors_case(&p, solvers[s], k, true);
+                    h[s] = h[s] * 31 + factors_case(&p, solvers[s], (k + 1) / 2, false);
+                }
+                la_problem_free(&p);
+            }
+        }
+    }
+    MPI_Allreduce(h, low, 3, MPI_UINT64_T, MPI_MIN, test_ctx->world);
+    MPI_Allreduce(h, high, 3, MPI_UINT64_T, MPI_MAX, test_ctx->world);
+    assert_memory_equal(low, high, sizeof low);
+}
+
+/* larger primes, and both branches of every choice by shape */
+static void test_factors_large(void **state)
+{
+    static const int shape[][4] = {
+        {293, 211, 17, 17}, {211, 293, 40, 23}, {293, 67, 120, 60}, {67, 293, 250, 67}, {283, 300, 310, 5}};
+
+    (void)state;
+    for (size_t i = 0; i < FL_COUNT(shape); i++) {
+        la_problem p = la_problem_make(shape[i][0], shape[i][1], shape[i][2], shape[i][3]);
+
+        factors_case(&p, FL_SOLVE_FACTORED, 16, true);
+        factors_case(&p, FL_SOLVE_DENSE, 16, true);
+        la_problem_free(&p);
+    }
+}
+
+/* the certificate changes no bit of the answer, nor does the place of the data in memory */
+static void test_bits(void **state)
+{
+    static const int shape[][3] = {{97, 61, 13}, {61, 97, 70}, {40, 40, 90}};
+
+    (void)state;
+    for (size_t i = 0; i < FL_COUNT(shape); i++) {
+        for (int solver = FL_SOLVE_FACTORED; solver <= FL_SOLVE_DENSE; solver++) {
+            la_problem p = la_problem_make(shape[i][0], shape[i][1], shape[i][2], INT_MAX);
+            const size_t nb = (size_t)p.m * (size_t)p.nstack, na = (size_t)p.nstack * (size_t)p.n;
+            double *shifted = fl_alloc("test: shifted", nb + na + 2, sizeof *shifted);
+            la_problem q = p;
+            const uint64_t first = factors_case(&p, (fl_solver)solver, 9, false);
+
+            assert_true(factors_case(&p, (fl_solver)solver, 9, true) == first);
+            q.bs = memcpy(shifted + 1, p.bs, nb * sizeof *p.bs);
+            q.as = memcpy(shifted + 1 + nb, p.as, na * sizeof *p.as);
+            assert_true(factors_case(&q, (fl_solver)solver, 9, false) == first);
+            fl_free(shifted);
+            la_problem_free(&p);
+        }
+    }
+}
+
+static void test_edges(void **state)
+{
+    static const fl_solver solvers[] = {FL_SOLVE_AUTO, FL_SOLVE_FACTORED, FL_SOLVE_DENSE};
+
+    (void)state;
+    for (size_t s = 0; s < FL_COUNT(solvers); s++) {
+        for (int m = 1; m <= 9; m += 4) {
+            la_problem none = la_problem_make(m, 5, 0, 0);    /* R = 0: X = 0 */
+            la_problem zero = la_problem_make(m, 5, 3, 0);    /* X = 0 by cancellation */
+            la_problem many = la_problem_make(m, 5, 400, 99); /* R >> min(m, n) */
+            fl_svd_report report = {0};
+
+            factors_case(&none, solvers[s], FL_MIN(m, 5), true);
+            factors_case(&zero, solvers[s], FL_MIN(m, 5), true);
+            factors_case(&many, solvers[s], FL_MIN(m, 5), true);
+            factors_case(&many, solvers[s], 0, true); /* r = 0: all is discarded */
+            memset(zero.bs, 0, (size_t)m * 3 * sizeof *zero.bs);
+            factors_case(&zero, solvers[s], FL_MIN(m, 5), true);
+            /* nothing needs to be there when there is nothing to read or write */
+            assert_int_equal(fl_svd_factors(solvers[s], m, 5, 0, NULL, NULL, 0, NULL, NULL, NULL,
+                                 true, &report),
+                FL_OK);
+            assert_true(report.residual == 0 && report.discarded == 0);
+            la_problem_free(&none);
+            la_problem_free(&zero);
+            la_problem_free(&many);
+        }
+    }
+}
+
+/* factors of very unlike size whose product is ordinary; entries near the ends of the range of float */
+static void test_scales(void **state)
+{
+    la_problem p = la_problem_make(40, 31, 8, INT_MAX);
+    double u[40 * 8], sv[8], vt[8 * 31];
+    const double up = 0x1p+120;
+
+    (void)state;
+    for (size_t i = 0; i < 40 * 8; i++) {
+        p.bs[i] *= up;
+    }
+    for (size_t i = 0; i < 8 * 31; i++) {
+        p.as[i] /= up;
+    }
+    assert_int_equal(fl_svd_factors(FL_SOLVE_FACTORED, 40, 31, 8, p.bs, p.as, 8, u, sv, vt, false, NULL), FL_OK);
+    la_judge(&p, 8, u, sv, vt);
+    for (size_t i = 0; i < 40 * 8; i++) {
+        p.bs[i] /= up;
+    }
+    assert_int_equal(fl_svd_factors(FL_SOLVE_FACTORED, 40, 31, 8, p.bs, p.as, 8, u, sv, vt, false, NULL), FL_OK);
+    for (int i = 0; i < 8; i++) {
+        assert_true(fabs(sv[i] * up - p.s[i]) < 1e-13);
+    }
+    la_problem_free(&p);
+}
+
+static void test_choose(void **state)
+{
+    (void)state;
+    assert_int_equal(fl_svd_choose(10, 20, 4), FL_SOLVE_FACTORED);
+    assert_int_equal(fl_svd_choose(10, 20, 5), FL_SOLVE_DENSE); /* not below 10 / 2 */
+    assert_int_equal(fl_svd_choose(20, 11, 5), FL_SOLVE_FACTORED);
+    assert_int_equal(fl_svd_choose(20, 11, 6), FL_SOLVE_DENSE);
+    assert_int_equal(fl_svd_choose(1, 1, 0), FL_SOLVE_FACTORED);
+    assert_int_equal(fl_svd_choose(INT_MAX, INT_MAX, INT64_MAX), FL_SOLVE_DENSE);
+}
+
+/* ---- norms ---- */
+
+static void test_norm(void **state)
+{
+    static const int shape[][3] = {{1, 1, 1}, {7, 5, 3}, {300, 200, 5}, {600, 31, 40}, {31, 600, 1}, {64, 64, 64}};
+
+    (void)state;
+    for (size_t i = 0; i < FL_COUNT(shape); i++) {
+        la_problem p = la_problem_make(shape[i][0], shape[i][1], shape[i][2], INT_MAX);
+        double want = 0;
+
+        for (int j = 0; j < p.k; j++) {
+            want += p.s[j] * p.s[j];
+        }
+        assert_true(fabs(fl_product_norm2(p.m, p.n, p.nstack, p.bs, p.as) - want) < 1e-12 * want);
+        la_problem_free(&p);
+    }
+    assert_true(fl_product_norm2(5, 5, 0, NULL, NULL) == 0);
+}
+
+/* ||[B B] [A; -(A + d C)]|| = d ||B C||, d down to 1e-10: a Gram matrix would see nothing below 1e-8 */
+static void norm_difference(int m, int n, int r)
+{
+    const size_t nr = (size_t)r, cols = (size_t)n;
+    la_problem p = la_problem_make(m, n, r, INT_MAX);
+    double *bs = fl_alloc("test: bs", (size_t)m * 2 * nr, sizeof *bs);
+    double *as = fl_alloc("test: as", 2 * nr * cols, sizeof *as);
+    double *c = fl_alloc("test: c", nr * cols, sizeof *c);
+    double *bc = fl_alloc("test: bc", (size_t)m * cols, sizeof *bc), want;
+
+    for (size_t i = 0; i < nr * cols; i++) {
+        c[i] = la_random(31, i);
+    }
+    la_multiply(m, n, r, p.bs, c, bc);
+    want = la_frobenius((size_t)m * cols, bc);
+    for (double d = 1e-2; d > 0.9e-10; d /= 10) {
+        for (size_t i = 0; i < (size_t)m; i++) {
+            memcpy(bs + i * 2 * nr, p.bs + i * nr, nr * sizeof *bs);
+            memcpy(bs + i * 2 * nr + nr, p.bs + i * nr, nr * sizeof *bs);
+        }
+        for (size_t i = 0; i < nr * cols; i++) {
+            as[i] = p.as[i];
+            as[nr * cols + i] = -(p.as[i] + d * c[i]);
+        }
+        assert_true(fabs(sqrt(fl_product_norm2(m, n, 2 * r, bs, as)) / (d * want) - 1) < 1e-14 / d);
+    }
+    fl_free(bc);
+    fl_free(c);
+    fl_free(as);
+    fl_free(bs);
+    la_problem_free(&p);
+}
+
+static void test_norm_difference(void **state)
+{
+    (void)state;
+    norm_difference(300, 200, 4);  /* by triangular factors */
+    norm_difference(300, 20, 8);   /* by panels of the product */
+    norm_difference(20, 300, 30);
+}
+
+/* ---- what is refused ---- */
+
+static void expect_words(const char *const *words)
+{
+    for (; *words != NULL; words++) {
+        if (strstr(fl_error_text(), *words) == NULL) {
+            print_message("no \"%s\" in: %s\n", *words, fl_error_text());
+            fail();
+        }
+    }
+    fl_error_clear();
+}
+
+static void test_not_finite(void **state)
+{
+    static const double bad[] = {NAN, INFINITY, -INFINITY};
+    double b[6] = {1, 2, 3, 4, 5, 6}, a[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    double u[9], sv[3], vt[12], q[9], r[9];
+
+    (void)state;
+    for (size_t i = 0; i < FL_COUNT(bad); i++) {
+        b[5] = bad[i];
+        assert_false(fl_finite(6, b));
+        assert_true(fl_finite(5, b));
+        for (int s = FL_SOLVE_AUTO; s <= FL_SOLVE_DENSE; s++) {
+            assert_int_equal(
+                fl_svd_factors((fl_solver)s, 3, 4, 2, b, a, 2, u, sv, vt, false, NULL), FL_ENUM);
+            expect_words((const char *const[]){"m = 3", "n = 4", "R = 2", "B", NULL});
+        }
+        assert_true(isnan(fl_product_norm2(3, 4, 2, b, a)));
+        assert_int_equal(fl_svd(3, 2, b, u, sv, vt), FL_ENUM);
+        assert_int_equal(fl_qr(3, 2, b, q, r), FL_ENUM);
+        expect_words((const char *const[]){"3 x 2", NULL});
+        b[5] = 6;
+        a[7] = bad[i];
+        assert_int_equal(fl_svd_factors(FL_SOLVE_AUTO, 3, 4, 2, b, a, 2, u, sv, vt, false, NULL), FL_ENUM);
+        fl_error_clear();
+        a[7] = 8;
+    }
+}
+
+/* sizes are judged before anything is read */
+static void test_too_large(void **state)
+{
+    double x = 0;
+
+    (void)state;
+    assert_int_equal(fl_svd(100000, 100000, &x, &x, &x, &x), FL_ESHAPE);
+    expect_words((const char *const[]){"100000", NULL});
+    assert_int_equal(
+        fl_svd_factors(FL_SOLVE_DENSE, 50000, 60000, 512, &x, &x, 8, &x, &x, &x, false, NULL), FL_ESHAPE);
+    expect_words((const char *const[]){"m = 50000", "n = 60000", "R = 512", "factored", NULL});
+    assert_int_equal(
+        fl_svd_factors(FL_SOLVE_AUTO, 90000, 90000, 40000, &x, &x, 8, &x, &x, &x, false, NULL), FL_ESHAPE);
+    expect_words((const char *const[]){"m = 90000", "n = 90000", "R = 40000", NULL});
+    assert_int_equal(fl_svd_factors(FL_SOLVE_AUTO, 4096, 4096, (int64_t)INT_MAX + 1, &x, &x, 8, &x, &x,
+                         &x, false, NULL),
+        FL_ESHAPE);
+    expect_words((const char *const[]){"m = 4096", "n = 4096", "R = 2147483648", NULL});
+    assert_int_equal(fl_svd_factors(FL_SOLVE_AUTO, 4, 3, 2, &x, &x, 4, &x, &x, &x, false, NULL), FL_ESHAPE);
+    expect_words((const char *const[]){"m = 4", "n = 3", "r = 4", NULL});
+    assert_int_equal(fl_svd_factors(FL_SOLVE_AUTO, 0, 3, 2, &x, &x, 0, &x, &x, &x, false, NULL), FL_ESHAPE);
+    fl_error_clear();
+}
+
+static void test_names(void **state)
+{
+    (void)state;
+    fl_blas_threads(1);
+    assert_int_equal(strncmp(fl_blas_name(), "OpenBLAS ", 9), 0);
+    assert_non_null(strstr(fl_blas_name(), ", kernel "));
+    assert_non_null(strstr(fl_blas_name(), fl_blas_kernel()));
+    assert_non_null(strstr(fl_blas_name(), ", 1 thread"));
+    assert_null(strstr(fl_blas_name(), "threads"));
+    fl_blas_threads(2);
+    assert_non_null(strstr(fl_blas_name(), ", 2 threads"));
+    assert_true(fl_gemm_peak(64, 64, 64) > 0);
+    assert_non_null(strstr(fl_blas_name(), ", 2 threads")); /* the bench puts the count back */
+    fl_blas_threads(1);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_gemm),
+        cmocka_unit_test(test_gemm_ld),
+        cmocka_unit_test(test_qr),
+        cmocka_unit_test(test_svd),
+        cmocka_unit_test(test_factors),
+        cmocka_unit_test(test_factors_large),
+        cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_edges),
+        cmocka_unit_test(test_scales),
+        cmocka_unit_test(test_choose),
+        cmocka_unit_test(test_norm),
+        cmocka_unit_test(test_norm_difference),
+        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_too_large),
+        cmocka_unit_test(test_names),
+    };
+
+    return fl_test_main(argc, argv, tests, FL_COUNT(tests));
+}
