@@ -1,4 +1,5 @@
-/* nn_bed.h - a small random model with adapters, a batch and a workspace: what the tests of the engine stand on. */
+/* nn_bed.h - a small random model with adapters, a batch and a workspace: what the tests of the
+ * engine stand on. */
 #ifndef NN_BED_H
 #define NN_BED_H
 #include "fedlora/deck.h"
@@ -10,23 +11,34 @@
 enum { BED_ADAPTERS = 2 };
 
 typedef struct bed {
-    fl_model m;                 /* owned */
-    fl_real *base;              /* owned: the weights */
-    fl_real *dbase;             /* owned: their gradients, laid out as base */
-    const fl_real **w;          /* owned [ntensors] into base */
-    fl_real **dw;               /* owned [ntensors] into dbase */
-    fl_spaces *reg;             /* owned */
+    fl_model m;        /* owned */
+    fl_real *base;     /* owned: the weights */
+    fl_real *dbase;    /* owned: their gradients, laid out as base */
+    const fl_real **w; /* owned [ntensors] into base */
+    fl_real **dw;      /* owned [ntensors] into dbase */
+    fl_spaces *reg;    /* owned */
     fl_adapter *ad[BED_ADAPTERS], *grad[BED_ADAPTERS]; /* owned */
-    int *start, *token, *target; /* owned */
-    fl_batch batch;             /* borrows them */
+    int *start, *token, *target;                       /* owned */
+    fl_batch batch;                                    /* borrows them */
     fl_pass pass;
-    fl_work *work;              /* owned */
+    fl_work *work; /* owned */
 } bed;
 
 static inline fl_model bed_shape(int family)
 {
-    fl_model m = {.family = family, .nlayers = 2, .nd = 16, .nheads = 4, .nkv = 4, .nff = 20, .vocab = 13, .nctx = 90,
-        .bias = true, .tied = true, .eps = 1e-5, .rope_theta = 10000, .init_range = 0.02};
+    fl_model m = {.family = family,
+        .nlayers = 2,
+        .nd = 16,
+        .nheads = 4,
+        .nkv = 4,
+        .nff = 20,
+        .vocab = 13,
+        .nctx = 90,
+        .bias = true,
+        .tied = true,
+        .eps = 1e-5,
+        .rope_theta = 10000,
+        .init_range = 0.02};
 
     if (family == FL_FAMILY_LLAMA) {
         m.nkv = 2;
@@ -64,13 +76,17 @@ static inline void bed_batch(bed *b, int nseq, const int *length)
     b->target = fl_alloc("bed", (size_t)nt, sizeof *b->target);
     for (int t = 0; t < nt; t++) {
         b->token[t] = (int)(fl_rng_uniform(12, FL_RNG_TEST, 0, 0, (uint64_t)t) * b->m.vocab);
-        b->target[t] = t % 5 == 3 ? -1 : (int)(fl_rng_uniform(12, FL_RNG_TEST, 1, 0, (uint64_t)t) * b->m.vocab);
+        b->target[t] = t % 5 == 3
+                           ? -1
+                           : (int)(fl_rng_uniform(12, FL_RNG_TEST, 1, 0, (uint64_t)t) * b->m.vocab);
     }
     b->batch = (fl_batch){nseq, nt, b->start, b->token, b->target};
 }
 
-/* weights of order 0.3, norms near 1; adapters with r[j] + site % 2 at every site of a bit in `sites[j]` of its place in the block */
-static inline void bed_create(bed *b, fl_model m, int nadapters, const int *r, const unsigned *sites)
+/* weights of order 0.3, norms near 1; adapters with r[j] + site % 2 at every site of a bit in
+ * `sites[j]` of its place in the block */
+static inline void bed_create(
+    bed *b, fl_model m, int nadapters, const int *r, const unsigned *sites)
 {
     memset(b, 0, sizeof *b);
     b->m = m;
@@ -138,4 +154,41 @@ static inline double bed_error(size_t n, const fl_real *x, const fl_real *y)
     }
     return d == 0 ? 0 : sqrt(d / s);
 }
+
+#ifdef FL_REAL_DOUBLE
+/* ---- gradients against central differences ---- error of (f(x + h) - f(x - h)) / 2h with h =
+ * 1e-5: h^2 f'''/6 + eps f / h, about 1e-10; relative to the norm of the array */
+#define STEP 1e-5
+#define LIMIT 1e-7
+typedef double scalar(void *what);
+
+static inline void differences(scalar *f, void *what, size_t n, double *x, double *d)
+{
+    for (size_t i = 0; i < n; i++) {
+        double keep = x[i], up, down;
+        x[i] = keep + STEP;
+        up = f(what);
+        x[i] = keep - STEP;
+        down = f(what);
+        x[i] = keep;
+        d[i] = (up - down) / (2 * STEP);
+    }
+}
+
+static inline void expect_gradient(
+    scalar *f, void *what, size_t n, double *x, const double *g, const char *name)
+{
+    double *d = fl_alloc("differences", n, sizeof *d), norm = 0, error;
+
+    differences(f, what, n, x, d);
+    for (size_t i = 0; i < n; i++) {
+        norm += d[i] * d[i];
+    }
+    error = bed_error(n, g, d);
+    if (!(norm > 0) || !(error < LIMIT)) {
+        fail_msg("%s: gradient off by %.3g (norm %.3g)", name, error, sqrt(norm));
+    }
+    fl_free(d);
+}
+#endif
 #endif

@@ -66,7 +66,7 @@ static const fl_field data_fields[] = {
     FL_INT(fl_deck_data, sequences, "2000", 1, 1e8, "records", "synthetic: number of records"),
     FL_INT(fl_deck_data, length, "64", 2, 1e6, "bytes", "synthetic: length of a record"),
     FL_REAL(fl_deck_data, noise, "0.02", 0, 1, "",
-        "synthetic: share of the words drawn against the grammar"),
+        "synthetic: chance that a byte is a random letter instead"),
     FL_END,
 };
 static const fl_field partition_fields[] = {

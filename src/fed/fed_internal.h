@@ -102,6 +102,7 @@ typedef struct fl_runtime {
     fl_columns col;
     int ncurve, curve_room;
     double *curve;                  /* owned [curve_room][CURVE_COLUMNS] per-client curves, replicated */
+    double svd_worst;               /* largest residual logged so far */
     double flops, train_tokens;     /* this rank's local training */
     double longest_round, longest_checkpoint, checkpoint_bytes, started;
 } fl_runtime;
@@ -151,6 +152,7 @@ uint64_t state_digest(fl_runtime *rt, int t);       /* collective */
 
 void report_start(fl_runtime *rt);
 void report_round(fl_runtime *rt, int t);
+void report_progress(fl_runtime *rt, int done, int mine); /* clients of this round that rank 0 has done, of its own */
 fl_err report_files(fl_runtime *rt);                /* rounds.csv, metrics.h5 */
 fl_err report_finish(fl_runtime *rt);               /* phase table, perf.json, adapter/ */
 fl_err report_used(fl_runtime *rt);

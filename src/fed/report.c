@@ -55,6 +55,25 @@ void report_round(fl_runtime *rt, int t)
         x[rt->col.clients]);
 }
 
+/* on a terminal: where rank 0 is in the round, and the time left by the rounds so far; wiped before the next line */
+void report_progress(fl_runtime *rt, int done, int mine)
+{
+    int t = rt->run.round.t, rounds = rt->deck->run.rounds;
+    double left = rt->longest_round * (rounds - t);
+
+    if (!rt->opt->progress || rt->ctx->rank != 0 || rt->ctx->quiet) {
+        return;
+    }
+    if (done == mine) {
+        fputs("\r\033[K", stderr);
+    } else if (left > 0) {
+        fprintf(stderr, "\rround %d of %d, client %d of %d on rank 0, at most %.0f s left\033[K", t, rounds, done + 1, mine, left);
+    } else {
+        fprintf(stderr, "\rround %d of %d, client %d of %d on rank 0\033[K", t, rounds, done + 1, mine);
+    }
+    fflush(stderr);
+}
+
 fl_err report_files(fl_runtime *rt)
 {
     static const char *const columns[CURVE_COLUMNS] = { "round", "client", "loss", "accuracy", "targets" };

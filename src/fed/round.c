@@ -72,11 +72,13 @@ static fl_err run_turns(fl_runtime *rt)
     for (int i = rt->first[rt->ctx->rank]; i < rt->first[rt->ctx->rank + 1] && err == FL_OK; i++) {
         bool lost = fl_rng_uniform(run->seed, FL_RNG_LOSS, run->cohort[i], run->round.t, 0) < rt->deck->clients.lost;
 
+        report_progress(rt, i - rt->first[rt->ctx->rank], rt->first[rt->ctx->rank + 1] - rt->first[rt->ctx->rank]);
         err = turn_run(rt, i, lost, &blob[i], &bytes[i]);
         if (err == FL_OK && fl_stop_signals >= 2) {
             err = fl_fail(FL_ESTOP, "stopped in round %d by a second signal; the last checkpoint stands", run->round.t);
         }
     }
+    report_progress(rt, 0, 0);
     fl_phase_end(rt->ctx, FL_PHASE_train);
     fl_phase_begin(rt->ctx, FL_PHASE_wait);
     err = fl_agree(rt->ctx, err);

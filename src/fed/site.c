@@ -2,6 +2,7 @@
  * The unit of every product and factorisation is a whole site, so bits do not depend on how sites are spread. */
 #include "fed_internal.h"
 
+#include <math.h>
 #include <string.h>
 
 static bool owns(const fl_runtime *rt, int site)
@@ -157,7 +158,10 @@ fl_err fl_stack_mix(fl_run *run, fl_pile *in, const fl_mixing *how, fl_adapter *
 /* ---- SVD of the weighted sum of products ---- */
 typedef struct svd_arg { const double *w; fl_grid *grid; } svd_arg;
 
-/* s B = U S, A = V' into out's site; row: squared norm kept and discarded */
+/* what every site reports: squared norms kept and discarded, the certificate, which solver ran */
+enum { SVD_KEPT, SVD_LOST, SVD_RESIDUAL, SVD_ORTHOGONALITY, SVD_DENSE, SVD_SCALAPACK, SVD_ROW };
+
+/* s B = U S, A = V' into out's site */
 static void svd_split(fl_adapter *out, int site, const double *u, const double *sv, const double *vt)
 {
     fl_mat a = fl_at(out, site, FL_A), b = fl_at(out, site, FL_B);
@@ -192,9 +196,9 @@ static fl_err svd_site(fl_run *run, int site, const fl_pile *in, fl_adapter **ou
         site_stack(in->item, in->n, sa->w, site, bs, as, nstack, &at);
     }
     if (sa->grid != NULL) {
-        FL_TRY(fl_grid_svd(sa->grid, rt->owner[site], st->m, st->n, nstack, bs, as, r, u, sv, vt, false, &report));
+        FL_TRY(fl_grid_svd(sa->grid, rt->owner[site], st->m, st->n, nstack, bs, as, r, u, sv, vt, true, &report));
     } else {
-        FL_TRY(fl_svd_factors((fl_solver)rt->deck->svd.solver, st->m, st->n, nstack, bs, as, r, u, sv, vt, false, &report));
+        FL_TRY(fl_svd_factors((fl_solver)rt->deck->svd.solver, st->m, st->n, nstack, bs, as, r, u, sv, vt, true, &report));
     }
     if (!here) {
         return FL_OK;
@@ -203,9 +207,37 @@ static fl_err svd_site(fl_run *run, int site, const fl_pile *in, fl_adapter **ou
     for (int i = 0; i < r; i++) {
         kept += sv[i] * sv[i];
     }
-    row[0] = kept;
-    row[1] = report.discarded < 1 ? kept * report.discarded / (1 - report.discarded) : 0;
-    return FL_OK;
+    row[SVD_KEPT] = kept;
+    row[SVD_LOST] = report.discarded < 1 ? kept * report.discarded / (1 - report.discarded) : 0;
+    row[SVD_RESIDUAL] = report.residual;
+    row[SVD_ORTHOGONALITY] = report.orthogonality;
+    row[SVD_DENSE] = strcmp(report.solver, "dense") == 0;
+    row[SVD_SCALAPACK] = strcmp(report.solver, "scalapack") == 0;
+    return report.residual <= rt->deck->svd.tol ? FL_OK :
+        fl_fail(FL_ENUM, "round %d: the SVD of %s by solver %s has a relative residual of %.1e, more than svd.tol: %.1e; try svd.solver: dense",
+            run->round.t, st->name, report.solver, report.residual, rt->deck->svd.tol);
+}
+
+/* the choice and its certificate, once at the start and then whenever it is the worst so far */
+static void svd_log(fl_runtime *rt, const double *rows)
+{
+    int n = 0, dense = 0, scalapack = 0;
+    double residual = 0, orthogonality = 0;
+
+    for (int j = 0; j < rt->run.nsites; j++) {
+        const double *row = rows + (size_t)SVD_ROW * (size_t)j;
+
+        n += rt->run.space->r[j] > 0;
+        dense += row[SVD_DENSE] != 0;
+        scalapack += row[SVD_SCALAPACK] != 0;
+        residual = fmax(residual, row[SVD_RESIDUAL]);
+        orthogonality = fmax(orthogonality, row[SVD_ORTHOGONALITY]);
+    }
+    if (rt->svd_worst == 0 || residual > 10 * rt->svd_worst) {
+        fl_log(rt->ctx, "svd       %d sites: %d factored, %d dense, %d scalapack; ||X - USV'|| / ||X|| %.1e, orthogonality %.1e", n,
+            n - dense - scalapack, dense, scalapack, residual, orthogonality);
+        rt->svd_worst = fmax(residual, 1e-300);
+    }
 }
 
 /* every site by the whole process grid, one after the other; all ranks take part */
@@ -223,14 +255,14 @@ static fl_err svd_on_grid(fl_run *run, fl_pile *in, svd_arg *arg, fl_adapter **o
         fl_mark mark = fl_arena_mark(rt->round);
 
         if (run->space->r[j] > 0) {
-            err = svd_site(run, j, &complete, out, rows + 2 * j, arg);
+            err = fl_agree(rt->ctx, svd_site(run, j, &complete, out, rows + (size_t)SVD_ROW * (size_t)j, arg));
         }
         fl_arena_reset(rt->round, mark);
     }
     fl_grid_destroy(&arg->grid);
-    FL_TRY_ALL(rt->ctx, err);
+    FL_TRY(err);
     replicate(rt, *out);
-    fl_fill_in(rt->ctx, 2 * (size_t)run->nsites, rows);
+    fl_fill_in(rt->ctx, SVD_ROW * (size_t)run->nsites, rows);
     return FL_OK;
 }
 
@@ -238,20 +270,21 @@ fl_err fl_svd_mix(fl_run *run, fl_pile *in, const fl_mixing *how, fl_adapter **o
 {
     fl_runtime *rt = run->rt;
     svd_arg arg = { .w = mixing_weights(run, in, how) };
-    double *rows = fl_scratch(run, 2 * (size_t)run->nsites, sizeof *rows), kept = 0, lost = 0;
+    double *rows = fl_scratch(run, SVD_ROW * (size_t)run->nsites, sizeof *rows), kept = 0, lost = 0;
 
     FL_REQUIRE(rt->aggregating && (rt->method->needs & FL_EACH) != 0 && (*out)->at == NULL);
     fl_phase_begin(rt->ctx, FL_PHASE_svd);
     if (rt->deck->svd.solver == FL_SVD_SCALAPACK) {
         FL_TRY(svd_on_grid(run, in, &arg, out, rows));
     } else {
-        FL_TRY(fl_sites(run, in, svd_site, &arg, 1, out, 2, rows));
+        FL_TRY(fl_sites(run, in, svd_site, &arg, 1, out, SVD_ROW, rows));
     }
     fl_phase_end(rt->ctx, FL_PHASE_svd);
     for (int j = 0; j < run->nsites; j++) {
-        kept += rows[2 * j];
-        lost += rows[2 * j + 1];
+        kept += rows[(size_t)SVD_ROW * (size_t)j + SVD_KEPT];
+        lost += rows[(size_t)SVD_ROW * (size_t)j + SVD_LOST];
     }
+    svd_log(rt, rows);
     if (discarded != NULL) {
         *discarded = kept + lost > 0 ? lost / (kept + lost) : 0;
     }

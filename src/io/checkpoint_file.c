@@ -1,12 +1,14 @@
-/* checkpoint_file.c - a checkpoint opened and checked by one rank. Nothing in the file is believed: the seal first, then
- * kinds, sizes against the file's length, ranges of every number, and the hash of everything that is read. */
+/* checkpoint_file.c - a checkpoint opened and checked by one rank. Nothing in the file is believed:
+ * the seal first, then kinds, sizes against the file's length, ranges of every number, and the hash
+ * of everything that is read. */
 #include "checkpoint_internal.h"
 #include <stdlib.h>
 #include <string.h>
 
 fl_err ck_hash_error(const ck_file *c, const char *name)
 {
-    return fl_fail(FL_EFILE, "%s: dataset /%s: hash differs (bit rot or truncated write)", c->path, name);
+    return fl_fail(
+        FL_EFILE, "%s: dataset /%s: hash differs (bit rot or truncated write)", c->path, name);
 }
 
 size_t ck_nchunks(size_t nbase)
@@ -21,8 +23,9 @@ static fl_err read_int(const ck_file *c, hid_t root, const char *name, int *x)
     int64_t wide = 0;
 
     if (!h5_get_int(root, name, &wide) || wide < 0 || wide > INT32_MAX) {
-        return fl_fail(FL_EFILE, "%s: attribute %s is missing or not a count: not a checkpoint of this program",
-            c->path, name);
+        return fl_fail(FL_EFILE,
+            "%s: attribute %s is missing or not a count: not a checkpoint of this program", c->path,
+            name);
     }
     *x = (int)wide;
     return FL_OK;
@@ -58,13 +61,16 @@ static fl_err read_header(ck_file *c)
     }
     FL_TRY(err);
     if (complete != 1) {
-        return fl_fail(FL_EFILE, "%s: the run that wrote it did not finish it (complete is %d)", c->path, complete);
+        return fl_fail(FL_EFILE, "%s: the run that wrote it did not finish it (complete is %d)",
+            c->path, complete);
     }
     c->s.deck = h5_get_string(c->file, "deck", CK_TEXT_LIMIT);
     c->s.versions = h5_get_string(c->file, "versions", CK_TEXT_LIMIT);
     c->s.columns = h5_get_string(c->file, "metrics_columns", CK_TEXT_LIMIT);
     if (c->s.deck == NULL || c->s.versions == NULL || c->s.columns == NULL) {
-        return fl_fail(FL_EFILE, "%s: one of the texts /deck, /versions, /metrics_columns is missing or damaged", c->path);
+        return fl_fail(FL_EFILE,
+            "%s: one of the texts /deck, /versions, /metrics_columns is missing or damaged",
+            c->path);
     }
     return FL_OK;
 }
@@ -73,8 +79,9 @@ static fl_err read_header(ck_file *c)
 
 static bool is_special(const char *name)
 {
-    return strncmp(name, "clients/", 8) == 0 || strcmp(name, "base") == 0 || strcmp(name, "deck") == 0 ||
-           strcmp(name, "versions") == 0 || strcmp(name, "metrics_columns") == 0;
+    return strncmp(name, "clients/", 8) == 0 || strcmp(name, "base") == 0 ||
+           strcmp(name, "deck") == 0 || strcmp(name, "versions") == 0 ||
+           strcmp(name, "metrics_columns") == 0;
 }
 
 typedef struct name_list {
@@ -107,7 +114,8 @@ static fl_err read_array_head(const ck_file *c, fl_array *a)
     hid_t set = h5_open_flat(c->file, a->name, c->bytes, &a->type, &a->n);
 
     if (set < 0) {
-        return fl_fail(FL_EFILE, "%s: dataset /%s is not an array that this program wrote", c->path, a->name);
+        return fl_fail(
+            FL_EFILE, "%s: dataset /%s is not an array that this program wrote", c->path, a->name);
     }
     h5_get_text(set, "description", a->what, sizeof a->what);
     h5_get_text(set, "unit", a->unit, sizeof a->unit);
@@ -118,8 +126,9 @@ static fl_err read_array_head(const ck_file *c, fl_array *a)
 
 static fl_err read_arrays(ck_file *c)
 {
-    name_list list = { 0 };
-    fl_err err = h5_visit(c->file, name_add, &list) < 0 ? h5_fail(c->path, "list its datasets") : FL_OK;
+    name_list list = {0};
+    fl_err err =
+        h5_visit(c->file, name_add, &list) < 0 ? h5_fail(c->path, "list its datasets") : FL_OK;
 
     if (err == FL_OK && list.too_long) {
         err = fl_fail(FL_EFILE, "%s: the name of a dataset is too long", c->path);
@@ -145,7 +154,9 @@ static fl_err size_of(const ck_file *c, const char *name, fl_array_type want, si
         return fl_fail(FL_EFILE, "%s: dataset /%s is missing or of the wrong kind", c->path, name);
     }
     H5Dclose(set);
-    return kind == want ? FL_OK : fl_fail(FL_EFILE, "%s: dataset /%s has type %s", c->path, name, h5_type_name(kind));
+    return kind == want ? FL_OK
+                        : fl_fail(FL_EFILE, "%s: dataset /%s has type %s", c->path, name,
+                              h5_type_name(kind));
 }
 
 static fl_err read_sizes(ck_file *c)
@@ -156,7 +167,8 @@ static fl_err read_sizes(ck_file *c)
     FL_TRY(size_of(c, "clients/offset", FL_I64, &noffset));
     FL_TRY(size_of(c, "clients/state", FL_U8, &c->state_bytes));
     if (noffset != nid + 1 || nid > (size_t)c->s.nclients) {
-        return fl_fail(FL_EFILE, "%s: %zu clients with state among %d, but %zu offsets", c->path, nid, c->s.nclients, noffset);
+        return fl_fail(FL_EFILE, "%s: %zu clients with state among %d, but %zu offsets", c->path,
+            nid, c->s.nclients, noffset);
     }
     c->nids = (int64_t)nid;
     if (!h5_exists(c->file, "base")) {
@@ -221,7 +233,8 @@ fl_err ck_open_set(const ck_file *c, const char *name, hid_t *set, uint64_t *xxh
     return FL_OK;
 }
 
-fl_err ck_read(const ck_file *c, const char *name, hid_t set, hid_t mem, size_t first, size_t n, void *x)
+fl_err ck_read(
+    const ck_file *c, const char *name, hid_t set, hid_t mem, size_t first, size_t n, void *x)
 {
     char doing[200];
 

@@ -1,24 +1,27 @@
-/* checkpoint_internal.h - inside src/io: a checkpoint opened by one rank, for read, peek, inspect, verify and diff. */
+/* checkpoint_internal.h - inside src/io: a checkpoint opened by one rank, for read, peek, inspect,
+ * verify and diff. */
 #ifndef FL_CHECKPOINT_INTERNAL_H
 #define FL_CHECKPOINT_INTERNAL_H
 #include "h5.h"
 
 enum {
-    CK_CHUNK = 1 << 20,      /* elements: unit of the hash of /base, so that any cut at chunks can sum it */
-    CK_PARALLEL = 1 << 20,   /* bytes: smaller arrays are written by rank 0 alone */
-    CK_STAGE = 64 << 20,     /* bytes: client blobs are copied together into pieces of at most so many */
+    CK_CHUNK =
+        1 << 20, /* elements: unit of the hash of /base, so that any cut at chunks can sum it */
+    CK_PARALLEL = 1 << 20, /* bytes: smaller arrays are written by rank 0 alone */
+    CK_STAGE =
+        64 << 20, /* bytes: client blobs are copied together into pieces of at most so many */
     CK_TEXT_LIMIT = 64 << 20 /* bytes of /deck, /versions, /metrics_columns */
 };
 #define CK_SLAB ((size_t)256 << 20) /* bytes per rank and collective call */
 
 typedef struct ck_file {
-    const char *path;       /* borrowed */
+    const char *path; /* borrowed */
     hid_t file;
-    int64_t bytes;          /* size of the file */
-    fl_snapshot s;          /* owned; array[].x is NULL until ck_array; nbase set, base NULL */
+    int64_t bytes; /* size of the file */
+    fl_snapshot s; /* owned; array[].x is NULL until ck_array; nbase set, base NULL */
     fl_array_type base_type;
-    int64_t nids;           /* clients with state */
-    int64_t *id, *offset;   /* owned [nids], [nids + 1]; NULL until ck_clients */
+    int64_t nids;         /* clients with state */
+    int64_t *id, *offset; /* owned [nids], [nids + 1]; NULL until ck_clients */
     size_t state_bytes;
 } ck_file;
 
@@ -32,8 +35,10 @@ void ck_array_drop(ck_file *c, int i);
 fl_err ck_clients(ck_file *c);
 /* A data set to be read piece by piece. */
 fl_err ck_open_set(const ck_file *c, const char *name, hid_t *set, uint64_t *xxh3);
-fl_err ck_read(const ck_file *c, const char *name, hid_t set, hid_t mem, size_t first, size_t n, void *x);
-/* Sum of the hashes of the blobs of clients [lo, hi) of the table; `put` (may be NULL) gets each. Needs ck_clients. */
+fl_err ck_read(
+    const ck_file *c, const char *name, hid_t set, hid_t mem, size_t first, size_t n, void *x);
+/* Sum of the hashes of the blobs of clients [lo, hi) of the table; `put` (may be NULL) gets each.
+ * Needs ck_clients. */
 typedef void (*ck_blob)(void *to, int id, const void *blob, size_t bytes);
 fl_err ck_blobs(const ck_file *c, int64_t lo, int64_t hi, ck_blob put, void *to, uint64_t *sum);
 /* Sum of the hashes of chunks [lo, hi) of /base, read through a buffer of one chunk. */
@@ -42,4 +47,27 @@ size_t ck_nchunks(size_t nbase);
 fl_err ck_hash_error(const ck_file *c, const char *name); /* "dataset /NAME: hash differs ..." */
 /* Checks every hash of an open checkpoint. Serial. */
 fl_err ck_verify(ck_file *c);
+
+/* ---- writing ---- */
+typedef struct ck_writer {
+    fl_ctx *ctx;          /* borrowed */
+    const fl_snapshot *s; /* borrowed */
+    const char *path;     /* borrowed */
+    char *tmp;            /* owned */
+    uint64_t *hash;       /* owned [narrays] */
+    int nmine;            /* client blobs on this rank */
+    size_t mine, first;   /* their bytes; where they begin in /clients/state */
+    size_t state_bytes;
+    uint64_t state_hash, base_hash;
+    int64_t nids, *id, *offset; /* owned, rank 0: [nids], [nids + 1] */
+    h5_range *range;            /* owned, rank 0: the large data sets' places */
+    int nranges;
+    double bytes; /* rank 0: size of the finished file */
+} ck_writer;
+size_t ck_array_bytes(const fl_array *a);
+bool ck_is_parallel(const fl_array *a); /* large enough for all ranks to share the writing */
+void ck_base_block(
+    const ck_writer *w, size_t *lo, size_t *hi); /* chunks of the base that this rank writes */
+fl_err ck_write_parallel(
+    ck_writer *w); /* collective: fills the large data sets of w->tmp, fsyncs */
 #endif

@@ -1,4 +1,5 @@
-/* checkpoint_list.c - the checkpoints of a folder: round-NNNNNN.h5, newest first, and what an interrupted write left behind. */
+/* checkpoint_list.c - the checkpoints of a folder: round-NNNNNN.h5, newest first, and what an
+ * interrupted write left behind. */
 #include "fedlora/io.h"
 #include <dirent.h>
 #include <stdlib.h>
@@ -57,7 +58,7 @@ static int scan(const char *dir, entry **list)
             room = room > 0 ? 2 * room : 16;
             *list = fl_realloc("checkpoint list", *list, (size_t)room, sizeof **list);
         }
-        (*list)[n] = (entry){ round, fl_alloc("path", length, 1), stale };
+        (*list)[n] = (entry){round, fl_alloc("path", length, 1), stale};
         snprintf((*list)[n++].path, length, "%s/%s", dir, e->d_name);
     }
     closedir(d);

@@ -1,7 +1,8 @@
 /* checkpoint_read.c - a checkpoint onto any number of ranks.
- * Rank 0 checks the file first, the others follow only if it is whole. Replicated arrays are read by rank 0 and broadcast; each
- * rank reads the blobs of the clients at home on it; every node's leader reads the base. Client state and base are read twice,
- * first for the hash only: on failure neither the store nor the base was touched, so an older checkpoint can be tried next. */
+ * Rank 0 checks the file first, the others follow only if it is whole. Replicated arrays are read
+ * by rank 0 and broadcast; each rank reads the blobs of the clients at home on it; every node's
+ * leader reads the base. Client state and base are read twice, first for the hash only: on failure
+ * neither the store nor the base was touched, so an older checkpoint can be tried next. */
 #include "checkpoint_internal.h"
 #include <string.h>
 
@@ -34,12 +35,12 @@ static fl_err open_everywhere(fl_ctx *ctx, const char *path, ck_file *c)
     FL_TRY_ALL(ctx, ctx->rank == 0 ? ck_open(path, c) : FL_OK);
     FL_TRY_ALL(ctx, ctx->rank != 0 ? ck_open(path, c) : FL_OK);
 
-    int64_t numbers[] = { c->s.round, (int64_t)c->s.state, c->s.narrays, c->nids, (int64_t)c->state_bytes,
-        (int64_t)c->s.nbase, c->bytes };
+    int64_t numbers[] = {c->s.round, (int64_t)c->s.state, c->s.narrays, c->nids,
+        (int64_t)c->state_bytes, (int64_t)c->s.nbase, c->bytes};
     uint64_t all = fl_hash(numbers, sizeof numbers, 0);
 
     for (int i = 0; i < c->s.narrays; i++) {
-        uint64_t head[] = { (uint64_t)c->s.array[i].type, c->s.array[i].n };
+        uint64_t head[] = {(uint64_t)c->s.array[i].type, c->s.array[i].n};
 
         all = fl_hash(head, sizeof head, all);
     }
@@ -105,7 +106,9 @@ static fl_err read_clients(fl_ctx *ctx, ck_file *c, fl_store *store)
 
     FL_TRY_ALL(ctx, ck_clients(c));
     int64_t lo = place_of(c, fl_home_first(c->s.nclients, ctx->size, ctx->rank));
-    int64_t hi = ctx->rank + 1 < ctx->size ? place_of(c, fl_home_first(c->s.nclients, ctx->size, ctx->rank + 1)) : c->nids;
+    int64_t hi = ctx->rank + 1 < ctx->size
+                     ? place_of(c, fl_home_first(c->s.nclients, ctx->size, ctx->rank + 1))
+                     : c->nids;
 
     FL_TRY_ALL(ctx, ck_blobs(c, lo, hi, NULL, NULL, &sum));
     FL_TRY(check_sum(ctx, c, "clients/state", sum));
@@ -136,7 +139,8 @@ static fl_err read_base(fl_ctx *ctx, ck_file *c, size_t nbase, fl_real *base)
         return FL_OK;
     }
     if (base == NULL || c->s.nbase != nbase || h5_type_bytes(c->base_type) != sizeof(fl_real)) {
-        return fl_fail(FL_EFILE, "%s: holds a base of %zu numbers (%s), the model has %zu: another model", c->path,
+        return fl_fail(FL_EFILE,
+            "%s: holds a base of %zu numbers (%s), the model has %zu: another model", c->path,
             c->s.nbase, h5_type_name(c->base_type), base == NULL ? 0 : nbase);
     }
     FL_TRY_ALL(ctx, ck_base_chunks(c, n * rank / size, n * (rank + 1) / size, &sum));
@@ -150,7 +154,7 @@ static fl_err read_base(fl_ctx *ctx, ck_file *c, size_t nbase, fl_real *base)
 fl_err fl_checkpoint_read(
     fl_ctx *ctx, const char *path, fl_store *store, size_t nbase, fl_real *base, fl_snapshot *s)
 {
-    ck_file c = { .path = path, .file = -1 };
+    ck_file c = {.path = path, .file = -1};
     fl_err err = open_everywhere(ctx, path, &c);
 
     memset(s, 0, sizeof *s);

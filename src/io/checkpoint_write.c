@@ -1,8 +1,11 @@
 /* checkpoint_write.c - one HDF5 file per saved round.
- * Three steps, so that every failure is found by somebody who can report it and nobody waits for a rank that gave up:
- * 1. Rank 0 alone creates PATH.tmp: all groups, data sets, attributes, hashes and small arrays. The space of the large ones is
- *    reserved with fallocate, so that a full disk shows here and not in the middle of a collective write.
- * 2. All ranks open it and write large arrays, client state and base in collective contiguous slabs. No metadata change.
+ * Three steps, so that every failure is found by somebody who can report it and nobody waits for a
+ * rank that gave up:
+ * 1. Rank 0 alone creates PATH.tmp: all groups, data sets, attributes, hashes and small arrays. The
+ * space of the large ones is reserved with fallocate, so that a full disk shows here and not in the
+ * middle of a collective write.
+ * 2. All ranks open it and write large arrays, client state and base in collective contiguous
+ * slabs. No metadata change.
  * 3. Every rank fsyncs; rank 0 sets complete = 1, seals (seal.c), renames, fsyncs the folder.
  * The bytes of the file do not depend on the number of ranks. */
 #include "checkpoint_internal.h"
@@ -11,34 +14,13 @@
 #include <string.h>
 #include <unistd.h>
 
-typedef struct writer {
-    fl_ctx *ctx;             /* borrowed */
-    const fl_snapshot *s;    /* borrowed */
-    const char *path;        /* borrowed */
-    char *tmp;               /* owned */
-    uint64_t *hash;          /* owned [narrays] */
-    int nmine;               /* client blobs on this rank */
-    size_t mine, first;      /* their bytes; where they begin in /clients/state */
-    size_t state_bytes;
-    uint64_t state_hash, base_hash;
-    int64_t nids, *id, *offset; /* owned, rank 0: [nids], [nids + 1] */
-    h5_range *range;         /* owned, rank 0: the large data sets' places */
-    int nranges;
-    double bytes;            /* rank 0: size of the finished file */
-} writer;
-
-static size_t array_bytes(const fl_array *a)
-{
-    return a->n * h5_type_bytes(a->type);
-}
-
 /* ---- what all ranks must agree on before anything is written ---- */
 
-static fl_err check_replicated(writer *w)
+static fl_err check_replicated(ck_writer *w)
 {
     const fl_snapshot *s = w->s;
-    int64_t numbers[] = { s->round, s->rounds, (int64_t)s->state, s->base_revision, s->narrays, s->nclients,
-        (int64_t)s->nbase };
+    int64_t numbers[] = {s->round, s->rounds, (int64_t)s->state, s->base_revision, s->narrays,
+        s->nclients, (int64_t)s->nbase};
     uint64_t all = fl_hash(numbers, sizeof numbers, 0);
 
     all = fl_hash(s->deck, strlen(s->deck), all);
@@ -46,13 +28,15 @@ static fl_err check_replicated(writer *w)
     all = fl_hash(s->columns, strlen(s->columns), all);
     for (int i = 0; i < s->narrays; i++) {
         const fl_array *a = &s->array[i];
-        uint64_t head[] = { (uint64_t)a->type, a->n };
+        uint64_t head[] = {(uint64_t)a->type, a->n};
 
-        w->hash[i] = fl_hash(a->x, array_bytes(a), 0);
+        w->hash[i] = fl_hash(a->x, ck_array_bytes(a), 0);
         all = fl_hash(head, sizeof head, fl_hash(a->name, strlen(a->name), all ^ w->hash[i]));
     }
     if (!fl_same_everywhere(w->ctx, all)) {
-        return fl_fail(FL_EBUG, "%s: the replicated arrays of round %d are not the same on all ranks", w->path, s->round);
+        return fl_fail(FL_EBUG,
+            "%s: the replicated arrays of round %d are not the same on all ranks", w->path,
+            s->round);
     }
     return FL_OK;
 }
@@ -64,7 +48,7 @@ typedef struct client_row {
 } client_row;
 
 /* Homes are ascending ranges of ids, so the ranks' rows in rank order are the table in id order. */
-static void gather_clients(writer *w)
+static void gather_clients(ck_writer *w)
 {
     fl_ctx *ctx = w->ctx;
     int id;
@@ -79,7 +63,7 @@ static void gather_clients(writer *w)
 
     for (int i = 0; i < w->nmine; i++) {
         fl_store_mine(w->s->store, i, &id, &blob, &bytes);
-        row[i] = (client_row){ id, (int64_t)bytes };
+        row[i] = (client_row){id, (int64_t)bytes};
         w->mine += bytes;
         w->state_hash += fl_hash(blob, bytes, (uint64_t)id);
     }
@@ -118,24 +102,12 @@ static void gather_clients(writer *w)
 
 /* ---- base: chunks of this rank ---- */
 
-static void base_block(const writer *w, size_t *lo, size_t *hi)
-{
-    const fl_ctx *ctx = w->ctx;
-    size_t n = ck_nchunks(w->s->nbase);
-
-    *lo = *hi = 0;
-    if (ctx->inode == 0) { /* one copy per node: node 0's is written */
-        *lo = n * (size_t)ctx->node_rank / (size_t)ctx->node_size;
-        *hi = n * ((size_t)ctx->node_rank + 1) / (size_t)ctx->node_size;
-    }
-}
-
-static void hash_base(writer *w)
+static void hash_base(ck_writer *w)
 {
     size_t lo, hi;
     uint64_t sum = 0;
 
-    base_block(w, &lo, &hi);
+    ck_base_block(w, &lo, &hi);
     for (size_t c = lo; c < hi; c++) {
         size_t n = FL_MIN((size_t)CK_CHUNK, w->s->nbase - c * CK_CHUNK);
 
@@ -146,21 +118,24 @@ static void hash_base(writer *w)
 
 /* ---- step 1: rank 0 creates the file ---- */
 
-static herr_t write_header(const writer *w, hid_t file)
+static herr_t write_header(const ck_writer *w, hid_t file)
 {
     const fl_snapshot *s = w->s;
     char state[24];
     hid_t root = H5Gopen2(file, "/", H5P_DEFAULT);
 
     snprintf(state, sizeof state, "%016llx", (unsigned long long)s->state);
-    bool ok = root >= 0 && h5_put_text(root, "program", "fedlora") >= 0 &&
-              h5_put_text(root, "version", FL_VERSION) >= 0 && h5_put_int(root, "round", s->round) >= 0 &&
-              h5_put_int(root, "rounds", s->rounds) >= 0 && h5_put_text(root, "state", state) >= 0 &&
-              h5_put_int(root, "base_revision", s->base_revision) >= 0 &&
-              h5_put_int(root, "nclients", s->nclients) >= 0 && h5_put_int(root, "complete", 0) >= 0 &&
-              h5_string(file, "deck", s->deck, "the deck in force, every key (YAML)") >= 0 &&
-              h5_string(file, "versions", s->versions, "program and libraries that wrote this file") >= 0 &&
-              h5_string(file, "metrics_columns", s->columns, "names of the columns of the metrics, comma-separated") >= 0;
+    bool ok =
+        root >= 0 && h5_put_text(root, "program", "fedlora") >= 0 &&
+        h5_put_text(root, "version", FL_VERSION) >= 0 && h5_put_int(root, "round", s->round) >= 0 &&
+        h5_put_int(root, "rounds", s->rounds) >= 0 && h5_put_text(root, "state", state) >= 0 &&
+        h5_put_int(root, "base_revision", s->base_revision) >= 0 &&
+        h5_put_int(root, "nclients", s->nclients) >= 0 && h5_put_int(root, "complete", 0) >= 0 &&
+        h5_string(file, "deck", s->deck, "the deck in force, every key (YAML)") >= 0 &&
+        h5_string(file, "versions", s->versions, "program and libraries that wrote this file") >=
+            0 &&
+        h5_string(file, "metrics_columns", s->columns,
+            "names of the columns of the metrics, comma-separated") >= 0;
 
     if (root >= 0) {
         H5Gclose(root);
@@ -169,7 +144,7 @@ static herr_t write_header(const writer *w, hid_t file)
 }
 
 /* A new data set with its hash; x not NULL: written now. Notes its place for the seal. */
-static herr_t add_set(writer *w, hid_t file, const fl_array *a, uint64_t hash, const void *x)
+static herr_t add_set(ck_writer *w, hid_t file, const fl_array *a, uint64_t hash, const void *x)
 {
     hid_t set = h5_dataset(file, a->name, h5_type_file(a->type), a->n, a->what, a->unit, a->axes);
 
@@ -181,39 +156,52 @@ static herr_t add_set(writer *w, hid_t file, const fl_array *a, uint64_t hash, c
     if (status >= 0 && x != NULL && a->n > 0) {
         status = h5_write(set, h5_type_native(a->type), H5P_DEFAULT, 0, a->n, x);
     }
-    if (array_bytes(a) >= H5_SEAL_LARGE) {
+    if (ck_array_bytes(a) >= H5_SEAL_LARGE) {
         haddr_t at = H5Dget_offset(set);
 
         if (at == HADDR_UNDEF) {
             status = -1;
         }
-        w->range[w->nranges++] = (h5_range){ at, array_bytes(a) };
+        w->range[w->nranges++] = (h5_range){at, ck_array_bytes(a)};
     }
     return H5Dclose(set) < 0 ? -1 : status;
 }
 
-static bool is_parallel(const fl_array *a)
-{
-    return array_bytes(a) >= CK_PARALLEL;
-}
-
-static herr_t add_sets(writer *w, hid_t file)
+static herr_t add_sets(ck_writer *w, hid_t file)
 {
     const fl_snapshot *s = w->s;
     size_t nids = (size_t)w->nids;
-    fl_array id = { .name = "clients/id", .what = "clients that have state, ascending", .axes = "client", .type = FL_I64,
-        .n = nids, .x = w->id };
-    fl_array offset = { .name = "clients/offset", .what = "where each client's bytes begin in state; last: their end",
-        .unit = "byte", .axes = "client", .type = FL_I64, .n = nids + 1, .x = w->offset };
-    fl_array state = { .name = "clients/state", .what = "state of the clients one after another, packed by the run; xxh3 is the sum over clients",
-        .unit = "byte", .axes = "byte", .type = FL_U8, .n = w->state_bytes };
-    fl_array base = { .name = "base", .what = "base weights after merges, tensor by tensor; xxh3 is the sum over chunks of 1048576",
-        .axes = "element", .type = sizeof(fl_real) == 4 ? FL_F32 : FL_F64, .n = s->nbase };
+    fl_array id = {.name = "clients/id",
+        .what = "clients that have state, ascending",
+        .axes = "client",
+        .type = FL_I64,
+        .n = nids,
+        .x = w->id};
+    fl_array offset = {.name = "clients/offset",
+        .what = "where each client's bytes begin in state; last: their end",
+        .unit = "byte",
+        .axes = "client",
+        .type = FL_I64,
+        .n = nids + 1,
+        .x = w->offset};
+    fl_array state = {.name = "clients/state",
+        .what = "state of the clients one after another, packed by the run; xxh3 is the sum over "
+                "clients",
+        .unit = "byte",
+        .axes = "byte",
+        .type = FL_U8,
+        .n = w->state_bytes};
+    fl_array base = {.name = "base",
+        .what =
+            "base weights after merges, tensor by tensor; xxh3 is the sum over chunks of 1048576",
+        .axes = "element",
+        .type = sizeof(fl_real) == 4 ? FL_F32 : FL_F64,
+        .n = s->nbase};
 
     for (int i = 0; i < s->narrays; i++) {
         const fl_array *a = &s->array[i];
 
-        if (add_set(w, file, a, w->hash[i], is_parallel(a) ? NULL : a->x) < 0) {
+        if (add_set(w, file, a, w->hash[i], ck_is_parallel(a) ? NULL : a->x) < 0) {
             return -1;
         }
     }
@@ -225,21 +213,23 @@ static herr_t add_sets(writer *w, hid_t file)
     return s->nbase > 0 ? add_set(w, file, &base, w->base_hash, NULL) : 0;
 }
 
-static double expected_bytes(const writer *w)
+static double expected_bytes(const ck_writer *w)
 {
     const fl_snapshot *s = w->s;
-    double sum = (double)w->state_bytes + 16.0 * (double)w->nids + (double)s->nbase * sizeof(fl_real) +
+    double sum = (double)w->state_bytes + 16.0 * (double)w->nids +
+                 (double)s->nbase * sizeof(fl_real) +
                  (double)(strlen(s->deck) + strlen(s->versions) + strlen(s->columns));
 
     for (int i = 0; i < s->narrays; i++) {
-        sum += (double)array_bytes(&s->array[i]) + 4096 + 2048; /* alignment, object header and attributes */
+        sum += (double)ck_array_bytes(&s->array[i]) + 4096 +
+               2048; /* alignment, object header and attributes */
     }
     return sum + 65536;
 }
 
-/* Takes the blocks of `bytes` bytes in tmp, creating it. A file system that cannot reserve (EOPNOTSUPP) is left to the check of the free
- * space and to late errors. */
-static fl_err reserve_space(const writer *w, double bytes)
+/* Takes the blocks of `bytes` bytes in tmp, creating it. A file system that cannot reserve
+ * (EOPNOTSUPP) is left to the check of the free space and to late errors. */
+static fl_err reserve_space(const ck_writer *w, double bytes)
 {
     int fd = open(w->tmp, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
 
@@ -254,7 +244,7 @@ static fl_err reserve_space(const writer *w, double bytes)
                : FL_OK;
 }
 
-static fl_err create_file(writer *w)
+static fl_err create_file(ck_writer *w)
 {
     double room = h5_free_space(w->path), need = expected_bytes(w);
     char free_text[32], need_text[32];
@@ -263,8 +253,8 @@ static fl_err create_file(writer *w)
         return fl_fail(FL_EFILE, "%s: disk full: the checkpoint needs %s, %s are free", w->path,
             fl_bytes_text(need, need_text), fl_bytes_text(room, free_text));
     }
-    /* A trial before HDF5, which truncates the file again: quotas do not show in the free space, and HDF5 1.10 cannot close a
-     * file that it failed to write (it crashes in MPI_Finalize). */
+    /* A trial before HDF5, which truncates the file again: quotas do not show in the free space,
+     * and HDF5 1.10 cannot close a file that it failed to write (it crashes in MPI_Finalize). */
     unlink(w->tmp);
     FL_TRY(reserve_space(w, need));
     w->range = fl_alloc("seal", (size_t)w->s->narrays + 4, sizeof *w->range);
@@ -280,177 +270,9 @@ static fl_err create_file(writer *w)
     return err != FL_OK ? err : reserve_space(w, (double)h5_file_bytes(w->tmp));
 }
 
-/* ---- step 2: all ranks write the large data sets ---- */
-
-/* Gives `n` elements of this rank's share from `at` on, in one piece; at grows from call to call. */
-typedef const void *(*piece_of)(void *from, size_t at, size_t n);
-
-typedef struct slabs {
-    const char *name;
-    fl_array_type type;
-    size_t first, n;         /* this rank's share of the data set */
-    size_t most;             /* elements a call */
-    piece_of piece;
-    void *from;
-} slabs;
-
-static fl_err write_slabs(writer *w, hid_t file, const slabs *b)
-{
-    char doing[200];
-    fl_err err = FL_OK;
-    hid_t set = H5Dopen2(file, b->name, H5P_DEFAULT);
-    hid_t dxpl = H5Pcreate(H5P_DATASET_XFER);
-
-    snprintf(doing, sizeof doing, "write dataset /%s", b->name);
-    H5Pset_dxpl_mpio(dxpl, H5FD_MPIO_COLLECTIVE);
-    if (set < 0) {
-        err = h5_fail(w->path, doing);
-    }
-    err = fl_agree(w->ctx, err); /* a rank without the data set must not leave the others in the collective write */
-    if (err == FL_OK) {
-        int64_t calls = (int64_t)fl_max(w->ctx, (double)((b->n + b->most - 1) / b->most));
-
-        for (int64_t i = 0; i < calls; i++) {
-            size_t at = FL_MIN((size_t)i * b->most, b->n), n = FL_MIN(b->most, b->n - at);
-            const void *x = n > 0 ? b->piece(b->from, at, n) : NULL;
-
-            /* after a failure the calls go on: the other ranks are in them */
-            if (h5_write(set, h5_type_native(b->type), dxpl, b->first + at, n, x) < 0 && err == FL_OK) {
-                err = h5_fail(w->path, doing);
-            }
-        }
-        err = fl_agree(w->ctx, err);
-    }
-    H5Pclose(dxpl);
-    if (set >= 0) {
-        H5Dclose(set);
-    }
-    return err;
-}
-
-typedef struct plain {
-    const char *x; /* borrowed: this rank's share */
-    size_t each;
-} plain;
-
-static const void *plain_piece(void *from, size_t at, size_t n)
-{
-    const plain *p = from;
-
-    (void)n;
-    return p->x + at * p->each;
-}
-
-static fl_err write_array(writer *w, hid_t file, const fl_array *a)
-{
-    /* equal on all ranks (checked), so each writes a share */
-    size_t each = h5_type_bytes(a->type), size = (size_t)w->ctx->size, rank = (size_t)w->ctx->rank;
-    size_t lo = a->n / size * rank + FL_MIN(a->n % size, rank), n = a->n / size + (rank < a->n % size);
-    plain from = { (const char *)a->x + lo * each, each };
-    slabs b = { a->name, a->type, lo, n, CK_SLAB / each, plain_piece, &from };
-
-    return write_slabs(w, file, &b);
-}
-
-static fl_err write_base(writer *w, hid_t file)
-{
-    size_t lo, hi;
-
-    base_block(w, &lo, &hi);
-    size_t first = lo * CK_CHUNK, n = FL_MIN(hi * CK_CHUNK, w->s->nbase) - FL_MIN(first, w->s->nbase);
-    plain from = { (const char *)(w->s->base + first), sizeof(fl_real) };
-    slabs b = { "base", sizeof(fl_real) == 4 ? FL_F32 : FL_F64, first, n, CK_SLAB / sizeof(fl_real), plain_piece, &from };
-
-    return write_slabs(w, file, &b);
-}
-
-typedef struct blobs {
-    const fl_store *store;
-    int next;        /* blob that the next byte comes from */
-    size_t done;     /* bytes of it already given */
-    char *stage;     /* owned [min(share, CK_STAGE)] */
-} blobs;
-
-static const void *blob_piece(void *from, size_t at, size_t n)
-{
-    blobs *b = from;
-    int id;
-    const void *blob;
-    size_t bytes, have = 0;
-
-    (void)at;
-    while (have < n) {
-        fl_store_mine(b->store, b->next, &id, &blob, &bytes);
-        size_t m = FL_MIN(bytes - b->done, n - have);
-
-        memcpy(b->stage + have, (const char *)blob + b->done, m);
-        have += m;
-        b->done += m;
-        if (b->done == bytes) {
-            b->next++;
-            b->done = 0;
-        }
-    }
-    return b->stage;
-}
-
-static fl_err write_clients(writer *w, hid_t file)
-{
-    blobs from = { w->s->store, 0, 0, fl_alloc("checkpoint stage", FL_MIN(w->mine, (size_t)CK_STAGE), 1) };
-    slabs b = { "clients/state", FL_U8, w->first, w->mine, CK_STAGE, blob_piece, &from };
-    fl_err err = write_slabs(w, file, &b);
-
-    fl_free(from.stage);
-    return err;
-}
-
-static fl_err write_large(writer *w, hid_t file)
-{
-    for (int i = 0; i < w->s->narrays; i++) {
-        if (is_parallel(&w->s->array[i])) {
-            FL_TRY(write_array(w, file, &w->s->array[i]));
-        }
-    }
-    if (w->state_bytes > 0) {
-        FL_TRY(write_clients(w, file));
-    }
-    return w->s->nbase > 0 ? write_base(w, file) : FL_OK;
-}
-
-static fl_err write_parallel(writer *w)
-{
-    bool any = w->state_bytes > 0 || w->s->nbase > 0;
-
-    for (int i = 0; i < w->s->narrays; i++) {
-        any = any || is_parallel(&w->s->array[i]);
-    }
-    if (!any) {
-        return FL_OK;
-    }
-    hid_t fapl = H5Pcreate(H5P_FILE_ACCESS);
-
-    H5Pset_fapl_mpio(fapl, w->ctx->world, MPI_INFO_NULL);
-    H5Pset_all_coll_metadata_ops(fapl, true); /* one rank reads the header for all */
-    hid_t file = H5Fopen(w->tmp, H5F_ACC_RDWR, fapl);
-
-    H5Pclose(fapl);
-    fl_err err = fl_agree(w->ctx, file < 0 ? h5_fail(w->path, "open it on all ranks") : FL_OK);
-
-    if (err == FL_OK) {
-        err = write_large(w, file);
-    }
-    if (file >= 0) {
-        herr_t closed = H5Fclose(file);
-        fl_err close_err = fl_agree(w->ctx, closed < 0 && err == FL_OK ? h5_fail(w->path, "close it") : FL_OK);
-
-        err = err != FL_OK ? err : close_err;
-    }
-    return err != FL_OK ? err : fl_agree(w->ctx, h5_fsync(w->tmp));
-}
-
 /* ---- step 3: rank 0 finishes ---- */
 
-static fl_err finish_file(writer *w)
+static fl_err finish_file(ck_writer *w)
 {
     hid_t file = h5_open(w->tmp, true);
 
@@ -471,13 +293,13 @@ static fl_err finish_file(writer *w)
     return h5_publish(w->tmp, w->path);
 }
 
-static fl_err write_all(writer *w)
+static fl_err write_all(ck_writer *w)
 {
     FL_TRY(check_replicated(w));
     gather_clients(w);
     hash_base(w);
     FL_TRY_ALL(w->ctx, w->ctx->rank == 0 ? create_file(w) : FL_OK);
-    FL_TRY(write_parallel(w));
+    FL_TRY(ck_write_parallel(w));
     FL_TRY_ALL(w->ctx, w->ctx->rank == 0 ? finish_file(w) : FL_OK);
     return FL_OK;
 }
@@ -485,9 +307,10 @@ static fl_err write_all(writer *w)
 fl_err fl_checkpoint_write(fl_ctx *ctx, const char *path, const fl_snapshot *s, double *bytes)
 {
     size_t room = strlen(path) + 5;
-    writer w = { .ctx = ctx, .s = s, .path = path };
+    ck_writer w = {.ctx = ctx, .s = s, .path = path};
 
-    FL_REQUIRE(s->deck != NULL && s->versions != NULL && s->columns != NULL && (s->nbase == 0 || s->base != NULL));
+    FL_REQUIRE(s->deck != NULL && s->versions != NULL && s->columns != NULL &&
+               (s->nbase == 0 || s->base != NULL));
     h5_quiet();
     w.tmp = fl_alloc("path", room, 1);
     snprintf(w.tmp, room, "%s.tmp", path);

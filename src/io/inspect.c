@@ -12,7 +12,7 @@
 static fl_err kind_of_file(const char *path, file_kind *kind)
 {
     static const unsigned char hdf5[8] = "\211HDF\r\n\032\n";
-    unsigned char head[9] = { 0 };
+    unsigned char head[9] = {0};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t n = fd < 0 ? -1 : pread(fd, head, sizeof head, 0);
     int code = errno;
@@ -32,16 +32,18 @@ static fl_err kind_of_file(const char *path, file_kind *kind)
     if (length > 3 && strcmp(path + length - 3, ".h5") == 0) {
         return fl_fail(FL_EFILE, "%s: does not begin like an HDF5 file: damaged or empty", path);
     }
-    if ((n == 9 && head[8] == '{') || (length > 12 && strcmp(path + length - 12, ".safetensors") == 0)) {
+    if ((n == 9 && head[8] == '{') ||
+        (length > 12 && strcmp(path + length - 12, ".safetensors") == 0)) {
         *kind = KIND_SAFETENSORS;
         return FL_OK;
     }
-    return fl_fail(FL_EUSAGE, "%s: not a checkpoint, HDF5 data set, safetensors file or adapter folder", path);
+    return fl_fail(
+        FL_EUSAGE, "%s: not a checkpoint, HDF5 data set, safetensors file or adapter folder", path);
 }
 
 fl_err file_kind_of(const char *path, file_kind *kind, char **real)
 {
-    static const char *const inside[] = { "adapter_model.safetensors", "model.safetensors" };
+    static const char *const inside[] = {"adapter_model.safetensors", "model.safetensors"};
     struct stat st;
 
     *real = NULL;
@@ -65,7 +67,8 @@ fl_err file_kind_of(const char *path, file_kind *kind, char **real)
         }
         fl_free(try);
     }
-    return fl_fail(FL_EUSAGE, "%s: a folder without adapter_model.safetensors or model.safetensors", path);
+    return fl_fail(
+        FL_EUSAGE, "%s: a folder without adapter_model.safetensors or model.safetensors", path);
 }
 
 /* ---- checkpoint ---- */
@@ -86,8 +89,8 @@ static void add_base(const ck_file *c, fl_text *t)
         fl_text_add(t, "base           revision %d, as loaded\n", c->s.base_revision);
         return;
     }
-    fl_text_add(t, "base           revision %d, saved dense: %zu numbers (%s), %s\n", c->s.base_revision, c->s.nbase,
-        h5_type_name(c->base_type),
+    fl_text_add(t, "base           revision %d, saved dense: %zu numbers (%s), %s\n",
+        c->s.base_revision, c->s.nbase, h5_type_name(c->base_type),
         fl_bytes_text((double)c->s.nbase * (double)h5_type_bytes(c->base_type), bytes));
 }
 
@@ -98,12 +101,13 @@ static void add_arrays(const ck_file *c, fl_text *t)
     for (int i = 0; i < c->s.narrays; i++) {
         width = FL_MAX(width, (int)strlen(c->s.array[i].name));
     }
-    fl_text_add(t, "%-*s  %-4s  %12s  %-8s  %s\n", width, "name", "type", "n", "unit", "description [axes]");
+    fl_text_add(t, "%-*s  %-4s  %12s  %-8s  %s\n", width, "name", "type", "n", "unit",
+        "description [axes]");
     for (int i = 0; i < c->s.narrays; i++) {
         const fl_array *a = &c->s.array[i];
 
-        fl_text_add(t, "%-*s  %-4s  %12zu  %-8s  %s [%s]\n", width, a->name, h5_type_name(a->type), a->n,
-            a->unit[0] != 0 ? a->unit : "-", a->what, a->axes);
+        fl_text_add(t, "%-*s  %-4s  %12zu  %-8s  %s [%s]\n", width, a->name, h5_type_name(a->type),
+            a->n, a->unit[0] != 0 ? a->unit : "-", a->what, a->axes);
     }
 }
 
@@ -119,7 +123,8 @@ static fl_err inspect_checkpoint(const char *path, fl_text *t)
         h5_get_text(root, "program", program, sizeof program);
         h5_get_text(root, "version", version, sizeof version);
         H5Gclose(root);
-        fl_text_add(t, "checkpoint     %s %s, %s\n", program, version, fl_bytes_text((double)c.bytes, bytes));
+        fl_text_add(t, "checkpoint     %s %s, %s\n", program, version,
+            fl_bytes_text((double)c.bytes, bytes));
     }
     fl_text_add(t, "round          %d of %d\n", c.s.round, c.s.rounds);
     add_clients(&c, t);
@@ -136,7 +141,7 @@ static fl_err inspect_checkpoint(const char *path, fl_text *t)
 
 bool st_is_float(const fl_st_entry *e)
 {
-    static const char *const kinds[] = { "F32", "F16", "BF16", "F64" };
+    static const char *const kinds[] = {"F32", "F16", "BF16", "F64"};
 
     for (size_t i = 0; i < FL_COUNT(kinds); i++) {
         if (strcmp(e->dtype, kinds[i]) == 0) {
@@ -162,7 +167,8 @@ void st_shape(const fl_st_entry *e, char *text, size_t room)
 
     snprintf(text, room, "scalar");
     for (int i = 0; i < e->ndims && at < room; i++) {
-        at += (size_t)snprintf(text + at, room - at, "%s%lld", i > 0 ? " x " : "", (long long)e->dims[i]);
+        at += (size_t)snprintf(
+            text + at, room - at, "%s%lld", i > 0 ? " x " : "", (long long)e->dims[i]);
     }
 }
 

@@ -1,5 +1,6 @@
-/* inspect_dataset.c - HDF5 data sets of interface.md ("Data set file"), written by other programs: summary and checks. Other HDF5 files are
- * listed. Runs in a child process (h5_isolated), reads in pieces, allocates nothing by the file's word. */
+/* inspect_dataset.c - HDF5 data sets of interface.md ("Data set file"), written by other programs:
+ * summary and checks. Other HDF5 files are listed. Runs in a child process (h5_isolated), reads in
+ * pieces, allocates nothing by the file's word. */
 #include "inspect_internal.h"
 #include <string.h>
 
@@ -8,7 +9,7 @@ static const uint64_t most_samples = (uint64_t)1 << 40; /* beyond, a length is a
 
 typedef struct column {
     const char *name;
-    hid_t set;       /* -1 = absent */
+    hid_t set; /* -1 = absent */
     size_t n;
     int64_t *piece;  /* owned [PIECE] */
     size_t at, have; /* piece holds elements [at, at + have) */
@@ -17,15 +18,16 @@ typedef struct column {
 /* A 1-d data set of integers, contiguous or chunked. Absent is no error. */
 static fl_err column_open(const char *path, hid_t file, const char *name, column *c)
 {
-    *c = (column){ .name = name, .set = -1 };
+    *c = (column){.name = name, .set = -1};
     if (!h5_exists(file, name)) {
         return FL_OK;
     }
     c->set = H5Dopen2(file, name, H5P_DEFAULT);
-    hid_t type = c->set < 0 ? -1 : H5Dget_type(c->set), space = c->set < 0 ? -1 : H5Dget_space(c->set);
+    hid_t type = c->set < 0 ? -1 : H5Dget_type(c->set),
+          space = c->set < 0 ? -1 : H5Dget_space(c->set);
     hssize_t n = space < 0 ? -1 : H5Sget_simple_extent_npoints(space);
-    bool ok = type >= 0 && H5Tget_class(type) == H5T_INTEGER && H5Sget_simple_extent_ndims(space) == 1 && n >= 0 &&
-              (uint64_t)n < most_samples;
+    bool ok = type >= 0 && H5Tget_class(type) == H5T_INTEGER &&
+              H5Sget_simple_extent_ndims(space) == 1 && n >= 0 && (uint64_t)n < most_samples;
 
     if (type >= 0) {
         H5Tclose(type);
@@ -47,7 +49,7 @@ static void column_close(column *c)
         H5Dclose(c->set);
     }
     fl_free(c->piece);
-    *c = (column){ .set = -1 };
+    *c = (column){.set = -1};
 }
 
 /* Element i, 0 <= i < n; cheap when i grows. */
@@ -58,7 +60,8 @@ static fl_err column_get(const char *path, column *c, size_t i, int64_t *x)
 
         c->have = 0;
         if (h5_read(c->set, H5T_NATIVE_INT64, i, n, c->piece) < 0) {
-            return fl_fail(FL_EFILE, "%s: cannot read dataset /%s at %zu: damaged", path, c->name, i);
+            return fl_fail(
+                FL_EFILE, "%s: cannot read dataset /%s at %zu: damaged", path, c->name, i);
         }
         c->at = i;
         c->have = n;
@@ -68,7 +71,8 @@ static fl_err column_get(const char *path, column *c, size_t i, int64_t *x)
 }
 
 enum { TOKENS, OFFSETS, LABEL, MASK, CLIENT, TASK, SPLIT, NCOLUMNS };
-static const char *const column_names[NCOLUMNS] = { "tokens", "offsets", "label", "loss_mask", "client", "task", "split" };
+static const char *const column_names[NCOLUMNS] = {
+    "tokens", "offsets", "label", "loss_mask", "client", "task", "split"};
 
 typedef struct dataset {
     const char *path;
@@ -77,14 +81,14 @@ typedef struct dataset {
     size_t nsamples;
     int64_t shape[4]; /* of /image; 0 = none */
     int64_t split[3];
-    int64_t *labels;  /* owned [nlabels]: samples of each */
+    int64_t *labels; /* owned [nlabels]: samples of each */
     int64_t nlabels, unlabelled;
     int64_t vocab, nkeys;
 } dataset;
 
 static void image_shape(dataset *d)
 {
-    hsize_t dims[4] = { 0 };
+    hsize_t dims[4] = {0};
 
     if (!h5_exists(d->file, "image")) {
         return;
@@ -92,7 +96,8 @@ static void image_shape(dataset *d)
     hid_t set = H5Dopen2(d->file, "image", H5P_DEFAULT);
     hid_t space = set < 0 ? -1 : H5Dget_space(set);
 
-    if (space >= 0 && H5Sget_simple_extent_ndims(space) == 4 && H5Sget_simple_extent_dims(space, dims, NULL) == 4) {
+    if (space >= 0 && H5Sget_simple_extent_ndims(space) == 4 &&
+        H5Sget_simple_extent_dims(space, dims, NULL) == 4) {
         for (int i = 0; i < 4; i++) {
             d->shape[i] = dims[i] < most_samples ? (int64_t)dims[i] : 0;
         }
@@ -119,7 +124,7 @@ static void dataset_close(dataset *d)
 /* FL_OK with nsamples 0 and neither offsets nor image: not a data set. */
 static fl_err dataset_open(const char *path, dataset *d)
 {
-    *d = (dataset){ .path = path, .file = -1 };
+    *d = (dataset){.path = path, .file = -1};
     for (int i = 0; i < NCOLUMNS; i++) {
         d->col[i].set = -1;
     }
@@ -152,25 +157,28 @@ static bool is_dataset(const dataset *d)
 
 static fl_err bad(const dataset *d, const char *name, size_t i, int64_t x, const char *why)
 {
-    return fl_fail(FL_EFILE, "%s: dataset /%s: element %zu is %lld: %s", d->path, name, i, (long long)x, why);
+    return fl_fail(
+        FL_EFILE, "%s: dataset /%s: element %zu is %lld: %s", d->path, name, i, (long long)x, why);
 }
 
 static fl_err check_lengths(const dataset *d)
 {
-    static const int per_sample[] = { LABEL, CLIENT, TASK, SPLIT };
+    static const int per_sample[] = {LABEL, CLIENT, TASK, SPLIT};
 
     for (size_t k = 0; k < FL_COUNT(per_sample); k++) {
         const column *c = &d->col[per_sample[k]];
 
         if (c->set >= 0 && c->n != d->nsamples) {
-            return fl_fail(FL_EFILE, "%s: dataset /%s has %zu elements for %zu samples", d->path, c->name, c->n, d->nsamples);
+            return fl_fail(FL_EFILE, "%s: dataset /%s has %zu elements for %zu samples", d->path,
+                c->name, c->n, d->nsamples);
         }
     }
     if (d->col[OFFSETS].set >= 0 && d->col[TOKENS].set < 0) {
         return fl_fail(FL_EFILE, "%s: has /offsets but no /tokens", d->path);
     }
     if (d->col[MASK].set >= 0 && d->col[MASK].n != d->col[TOKENS].n) {
-        return fl_fail(FL_EFILE, "%s: dataset /loss_mask has %zu elements for %zu tokens", d->path, d->col[MASK].n, d->col[TOKENS].n);
+        return fl_fail(FL_EFILE, "%s: dataset /loss_mask has %zu elements for %zu tokens", d->path,
+            d->col[MASK].n, d->col[TOKENS].n);
     }
     return FL_OK;
 }
@@ -187,7 +195,8 @@ static fl_err check_offsets(dataset *d)
         before = x;
     }
     if (d->col[OFFSETS].set >= 0 && (uint64_t)x != d->col[TOKENS].n) {
-        return bad(d, "offsets", d->col[OFFSETS].n - 1, x, "the last one must be the number of tokens");
+        return bad(
+            d, "offsets", d->col[OFFSETS].n - 1, x, "the last one must be the number of tokens");
     }
     return FL_OK;
 }
@@ -258,24 +267,25 @@ static fl_err check_tokens(dataset *d)
 
 static void add_dataset(const dataset *d, fl_text *t)
 {
-    static const char *const attribute[] = { "task", "tokenizer", "source", "license" };
+    static const char *const attribute[] = {"task", "tokenizer", "source", "license"};
     char text[300];
     hid_t root = H5Gopen2(d->file, "/", H5P_DEFAULT);
 
     fl_text_add(t, "data set       %zu samples\n", d->nsamples);
     if (d->shape[0] > 0) {
-        fl_text_add(t, "images         %lld channels of %lld x %lld\n", (long long)d->shape[1], (long long)d->shape[2],
-            (long long)d->shape[3]);
+        fl_text_add(t, "images         %lld channels of %lld x %lld\n", (long long)d->shape[1],
+            (long long)d->shape[2], (long long)d->shape[3]);
     } else {
-        fl_text_add(t, "tokens         %zu, %s loss mask\n", d->col[TOKENS].n, d->col[MASK].set >= 0 ? "with a" : "no");
+        fl_text_add(t, "tokens         %zu, %s loss mask\n", d->col[TOKENS].n,
+            d->col[MASK].set >= 0 ? "with a" : "no");
     }
     if (d->vocab >= 0) {
         fl_text_add(t, "vocabulary     %lld\n", (long long)d->vocab);
     }
     fl_text_add(t, "client keys    %lld\n", (long long)d->nkeys);
     if (d->col[SPLIT].set >= 0) {
-        fl_text_add(t, "splits         %lld train, %lld validation, %lld test\n", (long long)d->split[0],
-            (long long)d->split[1], (long long)d->split[2]);
+        fl_text_add(t, "splits         %lld train, %lld validation, %lld test\n",
+            (long long)d->split[0], (long long)d->split[1], (long long)d->split[2]);
     } else {
         fl_text_add(t, "splits         none in the file\n");
     }
@@ -288,7 +298,8 @@ static void add_dataset(const dataset *d, fl_text *t)
         H5Gclose(root);
     }
     for (int64_t i = 0; i < d->nlabels && i < LABELS_SHOWN; i++) {
-        fl_text_add(t, "%s%8lld  %12lld\n", i == 0 ? "   label       samples\n" : "", (long long)i, (long long)d->labels[i]);
+        fl_text_add(t, "%s%8lld  %12lld\n", i == 0 ? "   label       samples\n" : "", (long long)i,
+            (long long)d->labels[i]);
     }
     if (d->nlabels > LABELS_SHOWN) {
         fl_text_add(t, "     ...  %lld labels in all\n", (long long)d->nlabels);
@@ -340,9 +351,10 @@ fl_err dataset_inspect(const char *path, fl_text *t)
             add_dataset(&d, t);
         }
     } else if (err == FL_OK) {
-        listing l = { d.file, t };
+        listing l = {d.file, t};
 
-        fl_text_add(t, "HDF5 file      neither a checkpoint (no seal at its end) nor a data set (no /offsets)\n");
+        fl_text_add(t, "HDF5 file      neither a checkpoint (no seal at its end) nor a data set "
+                       "(no /offsets)\n");
         if (h5_visit(d.file, list_one, &l) < 0) {
             err = h5_fail(path, "list its datasets");
         }
@@ -357,12 +369,16 @@ fl_err dataset_verify(const char *path, fl_text *t)
     fl_err err = dataset_open(path, &d);
 
     if (err == FL_OK && !is_dataset(&d)) {
-        err = fl_fail(FL_EFILE, "%s: an HDF5 file, but neither a whole checkpoint (no seal at its end) nor a data set (no /offsets)", path);
+        err = fl_fail(FL_EFILE,
+            "%s: an HDF5 file, but neither a whole checkpoint (no seal at its end) nor a data set "
+            "(no /offsets)",
+            path);
     }
     err = err != FL_OK ? err : count_all(&d);
     err = err != FL_OK ? err : check_tokens(&d);
     if (err == FL_OK) {
-        fl_text_add(t, "%s: whole: %zu samples, %zu tokens, lengths and ranges agree\n", path, d.nsamples, d.col[TOKENS].n);
+        fl_text_add(t, "%s: whole: %zu samples, %zu tokens, lengths and ranges agree\n", path,
+            d.nsamples, d.col[TOKENS].n);
     }
     dataset_close(&d);
     return err;

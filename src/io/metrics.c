@@ -1,5 +1,6 @@
-/* metrics.c - the table of rounds: in memory, as CSV, as HDF5. Files are written new and renamed, never appended to, so a run that is
- * resumed at an earlier round leaves no rows of a future that did not happen. */
+/* metrics.c - the table of rounds: in memory, as CSV, as HDF5. Files are written new and renamed,
+ * never appended to, so a run that is resumed at an earlier round leaves no rows of a future that
+ * did not happen. */
 #include "h5.h"
 #include <math.h>
 #include <string.h>
@@ -72,7 +73,7 @@ static void add_number(fl_text *t, double x)
 
 fl_err fl_metrics_csv(const fl_metrics *m, const char *path)
 {
-    fl_text t = { 0 };
+    fl_text t = {0};
 
     for (int c = 0; c < m->ncolumns; c++) {
         fl_text_add(&t, "%s%s", c > 0 ? "," : "", m->column[c]);
@@ -92,8 +93,8 @@ fl_err fl_metrics_csv(const fl_metrics *m, const char *path)
 }
 
 /* Column c of x [rows][columns] as a data set of its own. */
-static herr_t add_column(hid_t file, const char *name, const char *unit, const char *axes, const double *x, size_t rows,
-    size_t columns, size_t c)
+static herr_t add_column(hid_t file, const char *name, const char *unit, const char *axes,
+    const double *x, size_t rows, size_t columns, size_t c)
 {
     hid_t set = h5_dataset(file, name, H5T_IEEE_F64LE, rows, "NaN: not evaluated", unit, axes);
     double *one = fl_alloc("metrics column", rows, sizeof *one);
@@ -112,24 +113,25 @@ static herr_t add_column(hid_t file, const char *name, const char *unit, const c
     return status;
 }
 
-static herr_t add_metrics(hid_t file, const fl_metrics *m, size_t nrows, size_t ncolumns, const char *const *column,
-    const double *x)
+static herr_t add_metrics(hid_t file, const fl_metrics *m, size_t nrows, size_t ncolumns,
+    const char *const *column, const double *x)
 {
     char name[300];
     herr_t status = h5_put_text(file, "program", "fedlora " FL_VERSION);
 
     for (int c = 0; c < m->ncolumns && status >= 0; c++) {
-        status = add_column(
-            file, m->column[c], m->unit[c], "round", m->x, (size_t)m->nrows, (size_t)m->ncolumns, (size_t)c);
+        status = add_column(file, m->column[c], m->unit[c], "round", m->x, (size_t)m->nrows,
+            (size_t)m->ncolumns, (size_t)c);
     }
     for (size_t c = 0; x != NULL && c < ncolumns && status >= 0; c++) {
-        snprintf(name, sizeof name, "clients/%s", column[c]);
+        snprintf(name, sizeof name, "per_client/%s", column[c]);
         status = add_column(file, name, "", "row: one client in one round", x, nrows, ncolumns, c);
     }
     return status;
 }
 
-/* The file is made in memory and written like any other: HDF5 does not close well on a full disk. */
+/* The file is made in memory and written like any other: HDF5 does not close well on a full disk.
+ */
 fl_err fl_metrics_h5(const fl_metrics *m, const char *path, int nclients_rows, int nclient_columns,
     const char *const *client_columns, const double *client_x)
 {
@@ -139,7 +141,9 @@ fl_err fl_metrics_h5(const fl_metrics *m, const char *path, int nclients_rows, i
     size_t n = 0;
     fl_err err = FL_OK;
 
-    if (file < 0 || add_metrics(file, m, (size_t)nclients_rows, (size_t)nclient_columns, client_columns, client_x) < 0 ||
+    if (file < 0 ||
+        add_metrics(file, m, (size_t)nclients_rows, (size_t)nclient_columns, client_columns,
+            client_x) < 0 ||
         h5_image(file, &image, &n) < 0) {
         err = h5_fail(path, "make the table of metrics");
     }

@@ -1,6 +1,7 @@
 /* seal.c - the seal behind an HDF5 file, and the child process for files that have none.
- * Layout behind the HDF5 bytes: n pairs (at, bytes) in ascending order, then n, the number of HDF5 bytes, the hash of all HDF5
- * bytes outside the n ranges, the hash of everything in the seal before it, and eight characters; all uint64, little-endian. */
+ * Layout behind the HDF5 bytes: n pairs (at, bytes) in ascending order, then n, the number of HDF5
+ * bytes, the hash of all HDF5 bytes outside the n ranges, the hash of everything in the seal before
+ * it, and eight characters; all uint64, little-endian. */
 #include "h5.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -99,8 +100,10 @@ fl_err h5_seal(const char *path, int n, h5_range *range)
         }
         return err;
     }
-    qsort(range, (size_t)n, sizeof *range, range_order);
-    seal_tail tail = { .n = (uint64_t)n, .bytes = (uint64_t)bytes };
+    if (n > 0) {
+        qsort(range, (size_t)n, sizeof *range, range_order);
+    }
+    seal_tail tail = {.n = (uint64_t)n, .bytes = (uint64_t)bytes};
     int code = hash_rest(fd, tail.bytes, tail.n, range, &tail.rest);
 
     tail.self = hash_self(&tail, range);
@@ -119,7 +122,7 @@ bool h5_sealed(const char *path)
 {
     int64_t bytes = h5_file_bytes(path);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    seal_tail tail = { 0 };
+    seal_tail tail = {0};
     bool yes = fd >= 0 && bytes >= (int64_t)sizeof tail &&
                read_at(fd, (uint64_t)bytes - sizeof tail, sizeof tail, &tail) == 0 &&
                memcmp(tail.mark, seal_mark, sizeof seal_mark) == 0;
@@ -135,7 +138,8 @@ static bool ranges_fit(const seal_tail *tail, const h5_range *range)
     uint64_t at = 0;
 
     for (uint64_t i = 0; i < tail->n; i++) {
-        if (range[i].at < at || range[i].at > tail->bytes || range[i].bytes > tail->bytes - range[i].at) {
+        if (range[i].at < at || range[i].at > tail->bytes ||
+            range[i].bytes > tail->bytes - range[i].at) {
             return false;
         }
         at = range[i].at + range[i].bytes;
@@ -154,7 +158,8 @@ static fl_err check_open(const char *path, int fd, uint64_t size)
     uint64_t before = size - sizeof tail;
 
     if (tail.n > before / sizeof(h5_range) || tail.bytes != before - tail.n * sizeof(h5_range)) {
-        return fl_fail(FL_EFILE, "%s: the seal does not fit the file's length: truncated or damaged", path);
+        return fl_fail(
+            FL_EFILE, "%s: the seal does not fit the file's length: truncated or damaged", path);
     }
     h5_range *range = fl_alloc("seal", (size_t)tail.n, sizeof *range);
     uint64_t rest = 0;
@@ -170,7 +175,9 @@ static fl_err check_open(const char *path, int fd, uint64_t size)
         return h5_fail_errno(path, "read it", code);
     }
     return whole ? FL_OK
-                 : fl_fail(FL_EFILE, "%s: the hash of its header and tables differs (bit rot or truncated write)", path);
+                 : fl_fail(FL_EFILE,
+                       "%s: the hash of its header and tables differs (bit rot or truncated write)",
+                       path);
 }
 
 fl_err h5_seal_check(const char *path)
@@ -181,7 +188,8 @@ fl_err h5_seal_check(const char *path)
         return h5_fail_errno(path, "open it", errno);
     }
     int64_t bytes = h5_file_bytes(path);
-    fl_err err = bytes < 0 ? fl_fail(FL_EFILE, "%s: not a regular file", path) : check_open(path, fd, (uint64_t)bytes);
+    fl_err err = bytes < 0 ? fl_fail(FL_EFILE, "%s: not a regular file", path)
+                           : check_open(path, fd, (uint64_t)bytes);
 
     close(fd);
     return err;
@@ -194,8 +202,8 @@ enum { CHILD_SECONDS = 600 }; /* of CPU time: a loop in the library ends too */
 /* The child's message: the error code, then its sentences, a 0 byte, and the text. */
 static void child_run(h5_job job, const char *path, int to)
 {
-    struct rlimit no_core = { 0, 0 }, cpu = { CHILD_SECONDS, CHILD_SECONDS };
-    fl_text t = { 0 };
+    struct rlimit no_core = {0, 0}, cpu = {CHILD_SECONDS, CHILD_SECONDS};
+    fl_text t = {0};
 
     setrlimit(RLIMIT_CORE, &no_core);
     setrlimit(RLIMIT_CPU, &cpu);
@@ -203,7 +211,7 @@ static void child_run(h5_job job, const char *path, int to)
     fl_err err = job(path, &t);
     unsigned char code = (unsigned char)err;
     const char *sentences = fl_error_text();
-    fl_text all = { 0 };
+    fl_text all = {0};
 
     fl_text_bytes(&all, &code, 1);
     fl_text_bytes(&all, sentences, strlen(sentences) + 1);
@@ -223,8 +231,10 @@ static fl_err child_result(const char *path, const fl_text *all, int status, fl_
 {
     const char *end = all->n > 1 ? memchr(all->s + 1, 0, all->n - 1) : NULL;
 
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0 || end == NULL || (unsigned char)all->s[0] >= FL_NERRORS) {
-        return fl_fail(FL_EFILE, "%s: the HDF5 library failed while it read this file: it is damaged", path);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0 || end == NULL ||
+        (unsigned char)all->s[0] >= FL_NERRORS) {
+        return fl_fail(
+            FL_EFILE, "%s: the HDF5 library failed while it read this file: it is damaged", path);
     }
     fl_err err = (fl_err)(unsigned char)all->s[0];
 
@@ -235,7 +245,7 @@ static fl_err child_result(const char *path, const fl_text *all, int status, fl_
 fl_err h5_isolated(h5_job job, const char *path, fl_text *t)
 {
     int ends[2], status = 0;
-    fl_text all = { 0 };
+    fl_text all = {0};
     char piece[4096];
 
     if (pipe(ends) != 0) {

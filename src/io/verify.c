@@ -1,4 +1,5 @@
-/* verify.c - is a file whole: every hash of a checkpoint, lengths and ranges of a data set, layout and finite numbers of safetensors. */
+/* verify.c - is a file whole: every hash of a checkpoint, lengths and ranges of a data set, layout
+ * and finite numbers of safetensors. */
 #include "inspect_internal.h"
 
 static fl_err verify_checkpoint(const char *path, fl_text *t)
@@ -10,8 +11,9 @@ static fl_err verify_checkpoint(const char *path, fl_text *t)
     fl_err err = ck_verify(&c);
 
     if (err == FL_OK) {
-        fl_text_add(t, "%s: whole: %d arrays, %lld clients, %s, every hash agrees\nstate %016llx\n", path, c.s.narrays,
-            (long long)c.nids, fl_bytes_text((double)c.bytes, bytes), (unsigned long long)c.s.state);
+        fl_text_add(t, "%s: whole: %d arrays, %lld clients, %s, every hash agrees\nstate %016llx\n",
+            path, c.s.narrays, (long long)c.nids, fl_bytes_text((double)c.bytes, bytes),
+            (unsigned long long)c.s.state);
     }
     ck_close(&c);
     return err;

@@ -1,4 +1,5 @@
-/* bench_gemm.c - the limit that other benches stand beside: SGEMM of one thread at a given shape. */
+/* bench_gemm.c - the limit that other benches stand beside: SGEMM of one thread at a given shape.
+ */
 #include "la_internal.h"
 #include <cblas.h>
 
@@ -6,7 +7,8 @@ double fl_gemm_peak(int m, int n, int k)
 {
     const int threads = openblas_get_num_threads();
     const double work = 2.0 * m * n * k;
-    /* about 0.2 s at 20 GFLOP/s, at least 5 runs: the first ones load the caches and wake the clock */
+    /* about 0.2 s at 20 GFLOP/s, at least 5 runs: the first ones load the caches and wake the clock
+     */
     const int runs = (int)FL_MIN(1000.0, FL_MAX(5.0, 4e9 / work));
     float *a, *b, *c; /* owned [m][k], [k][n], [m][n] */
     double best = 0;
@@ -25,8 +27,7 @@ double fl_gemm_peak(int m, int n, int k)
     for (int i = 0; i < runs; i++) {
         double start = fl_now(), seconds;
 
-        cblas_sgemm(
-            CblasRowMajor, CblasNoTrans, CblasNoTrans, m, n, k, 1, a, k, b, n, 0, c, n);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, n, k, 1, a, k, b, n, 0, c, n);
         seconds = fl_now() - start;
         best = seconds > 0 ? FL_MAX(best, work / seconds * 1e-9) : best;
     }

@@ -1,5 +1,6 @@
-/* bench_svd.c - seconds of the ways to the SVD of a sum of products: thin LQs and a small core against the dense
- * DGESDD, and PDGESVD on the ranks of the job against DGESDD of the same smaller matrix. */
+/* bench_svd.c - seconds of the ways to the SVD of a sum of products: thin LQs and a small core
+ * against the dense DGESDD, and PDGESVD on the ranks of the job against DGESDD of the same smaller
+ * matrix. */
 #include "la_internal.h"
 
 /* X of the bench and room for what is found; on rank 0 only, NULL elsewhere */
@@ -54,8 +55,8 @@ static fl_err bench_local(
     for (int i = 0; i < runs; i++) {
         const double start = fl_now();
 
-        FL_TRY(fl_svd_factors(solver, c->m, c->n, c->nstack, c->bs, c->as, c->r, c->u, c->sv, c->vt,
-            false, report));
+        FL_TRY(fl_svd_factors(
+            solver, c->m, c->n, c->nstack, c->bs, c->as, c->r, c->u, c->sv, c->vt, false, report));
         *seconds = i == 0 ? fl_now() - start : FL_MIN(*seconds, fl_now() - start);
     }
     return fl_svd_factors(
@@ -107,13 +108,13 @@ static fl_err bench_grid(fl_ctx *ctx, fl_text *t)
     err = err ? err : fl_grid_create(ctx, 0, 0, 64, &grid);
     if (err == FL_OK) {
         start = fl_now();
-        err = fl_grid_svd(grid, 0, c.m, c.n, c.nstack, c.bs, c.as, c.r, c.u, c.sv, c.vt, false,
-            &of_spread);
+        err = fl_grid_svd(
+            grid, 0, c.m, c.n, c.nstack, c.bs, c.as, c.r, c.u, c.sv, c.vt, false, &of_spread);
         spread = fl_now() - start;
     }
     if (err == FL_OK) {
-        err = fl_grid_svd(grid, 0, c.m, c.n, c.nstack, c.bs, c.as, c.r, c.u, c.sv, c.vt, true,
-            &of_spread);
+        err = fl_grid_svd(
+            grid, 0, c.m, c.n, c.nstack, c.bs, c.as, c.r, c.u, c.sv, c.vt, true, &of_spread);
     }
     if (err == FL_OK && ctx->rank == 0) {
         fl_text_add(t, "smaller, because PDGESVD is slow: ");

@@ -17,7 +17,8 @@ const char *fl_blas_kernel(void)
 const char *fl_blas_name(void)
 {
     static char name[128];
-    /* "OpenBLAS 0.3.21 NO_LAPACKE DYNAMIC_ARCH ... MAX_THREADS=64": the first two words are name and version */
+    /* "OpenBLAS 0.3.21 NO_LAPACKE DYNAMIC_ARCH ... MAX_THREADS=64": the first two words are name
+     * and version */
     const char *config = openblas_get_config(), *space = strchr(config, ' ');
     const int first = space != NULL ? (int)(space - config) + 1 + (int)strcspn(space + 1, " ")
                                     : (int)strlen(config);

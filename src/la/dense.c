@@ -1,4 +1,5 @@
-/* dense.c - matrix products and norms on row-major arrays. C (m x n) = al op(A) (m x k) op(B) (k x n) + be C. */
+/* dense.c - matrix products and norms on row-major arrays. C (m x n) = al op(A) (m x k) op(B) (k x
+ * n) + be C. */
 #include "la_internal.h"
 #include <cblas.h>
 #include <math.h>
@@ -16,8 +17,7 @@ static int dense_ld(char t, int rows, int cols)
 }
 
 /* BLAS only prints a line when a leading dimension is too small, and goes on */
-static void dense_require(
-    char ta, char tb, int m, int n, int k, int lda, int ldb, int ldc)
+static void dense_require(char ta, char tb, int m, int n, int k, int lda, int ldb, int ldc)
 {
     FL_REQUIRE(m >= 0 && n >= 0 && k >= 0);
     FL_REQUIRE(lda >= dense_ld(ta, m, k) && ldb >= dense_ld(tb, k, n) && ldc >= FL_MAX(1, n));
@@ -28,11 +28,9 @@ void fl_gemm_ld(char ta, char tb, int m, int n, int k, fl_real al, const fl_real
 {
     dense_require(ta, tb, m, n, k, lda, ldb, ldc);
 #ifdef FL_REAL_DOUBLE
-    cblas_dgemm(
-        CblasRowMajor, dense_op(ta), dense_op(tb), m, n, k, al, a, lda, b, ldb, be, c, ldc);
+    cblas_dgemm(CblasRowMajor, dense_op(ta), dense_op(tb), m, n, k, al, a, lda, b, ldb, be, c, ldc);
 #else
-    cblas_sgemm(
-        CblasRowMajor, dense_op(ta), dense_op(tb), m, n, k, al, a, lda, b, ldb, be, c, ldc);
+    cblas_sgemm(CblasRowMajor, dense_op(ta), dense_op(tb), m, n, k, al, a, lda, b, ldb, be, c, ldc);
 #endif
 }
 
@@ -47,15 +45,14 @@ void fl_la_dgemm(char ta, char tb, int m, int n, int k, double al, const double 
     const double *b, int ldb, double be, double *c, int ldc)
 {
     dense_require(ta, tb, m, n, k, lda, ldb, ldc);
-    cblas_dgemm(
-        CblasRowMajor, dense_op(ta), dense_op(tb), m, n, k, al, a, lda, b, ldb, be, c, ldc);
+    cblas_dgemm(CblasRowMajor, dense_op(ta), dense_op(tb), m, n, k, al, a, lda, b, ldb, be, c, ldc);
 }
 
 void fl_dgemm(char ta, char tb, int m, int n, int k, double al, const double *a, const double *b,
     double be, double *c)
 {
-    fl_la_dgemm(ta, tb, m, n, k, al, a, dense_ld(ta, m, k), b, dense_ld(tb, k, n), be, c,
-        FL_MAX(1, n));
+    fl_la_dgemm(
+        ta, tb, m, n, k, al, a, dense_ld(ta, m, k), b, dense_ld(tb, k, n), be, c, FL_MAX(1, n));
 }
 
 bool fl_finite(size_t n, const double *x)

@@ -1,12 +1,12 @@
 /* factors.c - top r of the SVD of a sum of products X = bs as, bs m x R, as R x n, on one rank.
  *
- * factored: thin LQs bs' = tb qb (R x R, R x m) and as = ta qa (R x R, R x n), so X = qb' (tb' ta) qa, and the SVD of
- *   the core tb' ta = Uc S Vc' gives U = qb' Uc and V' = Vc' qa. A side whose length is at most R is left as it is
- *   (t = the stack itself, q = I); when both are, the core is X and the solver that ran is called "dense".
- * dense:    X by one product, then its SVD.
+ * factored: thin LQs bs' = tb qb (R x R, R x m) and as = ta qa (R x R, R x n), so X = qb' (tb' ta)
+ * qa, and the SVD of the core tb' ta = Uc S Vc' gives U = qb' Uc and V' = Vc' qa. A side whose
+ * length is at most R is left as it is (t = the stack itself, q = I); when both are, the core is X
+ * and the solver that ran is called "dense". dense:    X by one product, then its SVD.
  *
- * X has rank at most K = min(m, n, R). Vectors from K to r - 1 are zero, and so are their singular values, by either
- * solver: what LAPACK finds there is rounding. */
+ * X has rank at most K = min(m, n, R). Vectors from K to r - 1 are zero, and so are their singular
+ * values, by either solver: what LAPACK finds there is rounding. */
 #include "la_internal.h"
 #include <limits.h>
 #include <string.h>
@@ -22,8 +22,8 @@ typedef struct factor_side {
 /* an SVD kept while its certificate is made */
 typedef struct factor_svd {
     factor_side b, a;
-    int k;                /* singular values of the core: min(b.k, a.k) */
-    double *u, *sv, *vt;  /* owned [b.k][k], [k], [k][a.k]; of the core */
+    int k;               /* singular values of the core: min(b.k, a.k) */
+    double *u, *sv, *vt; /* owned [b.k][k], [k], [k][a.k]; of the core */
 } factor_svd;
 
 fl_solver fl_svd_choose(int m, int n, int64_t nstack)
@@ -32,8 +32,7 @@ fl_solver fl_svd_choose(int m, int n, int64_t nstack)
     return nstack < ((int64_t)FL_MIN(m, n) + 1) / 2 ? FL_SOLVE_FACTORED : FL_SOLVE_DENSE;
 }
 
-static fl_err factors_side(
-    factor_side *side, bool transposed, int len, int nstack, const double *x)
+static fl_err factors_side(factor_side *side, bool transposed, int len, int nstack, const double *x)
 {
     const size_t count = (size_t)len * (size_t)nstack;
 
@@ -88,7 +87,8 @@ static fl_err factors_solve(
     return err;
 }
 
-/* the first k <= f->k columns of u (m x r) and rows of vt (r x n) of X from those of the core; the rest is zero */
+/* the first k <= f->k columns of u (m x r) and rows of vt (r x n) of X from those of the core; the
+ * rest is zero */
 static void factors_vectors(const factor_svd *f, int k, int r, double *u, double *vt)
 {
     const int m = f->b.len, n = f->a.len;
@@ -117,10 +117,11 @@ static void factors_vectors(const factor_svd *f, int k, int r, double *u, double
     }
 }
 
-/* Residual and orthogonality of the whole factorisation. X - U S V' = [bs, U S] [as; -V'], one more sum of products,
- * whose norm fl_la_product_norm takes without losing digits and without forming X unless that is cheaper. */
-static void factors_certify(const factor_svd *f, int nstack, const double *bs, const double *as,
-    fl_svd_report *report)
+/* Residual and orthogonality of the whole factorisation. X - U S V' = [bs, U S] [as; -V'], one more
+ * sum of products, whose norm fl_la_product_norm takes without losing digits and without forming X
+ * unless that is cheaper. */
+static void factors_certify(
+    const factor_svd *f, int nstack, const double *bs, const double *as, fl_svd_report *report)
 {
     const int m = f->b.len, n = f->a.len, k = f->k, both = nstack + k;
     const size_t nr = (size_t)nstack, nk = (size_t)k, nboth = (size_t)both;

@@ -1,7 +1,7 @@
 /* grid.c - process grids of BLACS on a part of the world, and matrices dealt out to them.
- * Order of calls, each with its reverse at the end: MPI_Comm_split, Csys2blacs_handle, Cblacs_gridinit, Cblacs_set. The
- * matrices travel by plain messages between the owner and each process: the owner need not be in the grid, and counts
- * stay in 64 bit. */
+ * Order of calls, each with its reverse at the end: MPI_Comm_split, Csys2blacs_handle,
+ * Cblacs_gridinit, Cblacs_set. The matrices travel by plain messages between the owner and each
+ * process: the owner need not be in the grid, and counts stay in 64 bit. */
 #include "grid_internal.h"
 #include <math.h>
 
@@ -11,6 +11,7 @@ void Cblacs_gridinit(int *context, const char *order, int p, int q);
 void Cblacs_gridinfo(int context, int *p, int *q, int *row, int *col);
 void Cblacs_gridexit(int context);
 void Cblacs_set(int context, int what, int *value);
+void pb_topset_(const int *context, const char *op, const char *scope, const char *top);
 
 enum {
     GRID_TAG = 7301,
@@ -25,11 +26,12 @@ fl_err fl_grid_create(fl_ctx *ctx, int p, int q, int nb, fl_grid **grid)
     *grid = NULL;
     if (p == 0 && q == 0) {
         p = (int)sqrt((double)ctx->size);
-        q = ctx->size / p; /* the few ranks left over stay outside: 2 x 3 on 7 is faster than 1 x 7 */
+        q = ctx->size /
+            p; /* the few ranks left over stay outside: 2 x 3 on 7 is faster than 1 x 7 */
     }
     if (p < 1 || q < 1 || nb < 1) {
-        return fl_fail(FL_EDECK, "process grid of %d x %d, block %d: needs whole numbers from 1", p,
-            q, nb);
+        return fl_fail(
+            FL_EDECK, "process grid of %d x %d, block %d: needs whole numbers from 1", p, q, nb);
     }
     if ((int64_t)p * q > ctx->size) {
         return fl_fail(FL_EDECK,
@@ -79,6 +81,18 @@ int fl_grid_rows(const fl_grid *grid)
 int fl_grid_cols(const fl_grid *grid)
 {
     return grid->q;
+}
+
+void fl_la_grid_reset(const fl_grid *grid)
+{
+    static const char *const ops[] = {"Broadcast", "Combine"};
+    static const char *const scopes[] = {"Row", "Column", "All"};
+
+    for (size_t i = 0; i < FL_COUNT(ops); i++) {
+        for (size_t j = 0; j < FL_COUNT(scopes); j++) {
+            pb_topset_(&grid->blacs, ops[i], scopes[j], " ");
+        }
+    }
 }
 
 bool fl_la_grid_inside(const fl_grid *grid)
@@ -178,7 +192,8 @@ static void grid_corner(const grid_matrix *a, int mr, int mc, bool out, double *
     }
 }
 
-/* One process after the other: the owner holds one packed part at a time. to_grid: x -> a, else a -> x. */
+/* One process after the other: the owner holds one packed part at a time. to_grid: x -> a, else a
+ * -> x. */
 static void grid_move(const fl_grid *grid, bool to_grid, int owner, double *x, size_t down,
     size_t right, const grid_matrix *a, int rows, int cols)
 {

@@ -1,7 +1,8 @@
 /* grid_svd.c - SVD of a sum of products X = bs as by ScaLAPACK.
- * Y = X (m x n), or X' when n >= 2 m, so that rows >= cols / 2. Y = left right is formed by PDGEMM; when rows >= 2 cols
- * it is reduced first, Y = Q T by PDGEQRF, and PDGESVD works on the square T. U of Y is then Q times that of T.
- * The whole factorisation is made whether it is certified or not: the bits of the result must not depend on that. */
+ * Y = X (m x n), or X' when n >= 2 m, so that rows >= cols / 2. Y = left right is formed by PDGEMM;
+ * when rows >= 2 cols it is reduced first, Y = Q T by PDGEQRF, and PDGESVD works on the square T. U
+ * of Y is then Q times that of T. The whole factorisation is made whether it is certified or not:
+ * the bits of the result must not depend on that. */
 #include "grid_internal.h"
 #include <limits.h>
 #include <string.h>
@@ -38,7 +39,8 @@ static void grid_gemm(char ta, char tb, int inner, double al, const grid_matrix 
         b->desc, &be, c->x, &one, &one, c->desc, 1, 1);
 }
 
-/* Does all that ScaLAPACK indexes with 32-bit integers fit? The process at (0, 0) holds the most. By shape only. */
+/* Does all that ScaLAPACK indexes with 32-bit integers fit? The process at (0, 0) holds the most.
+ * By shape only. */
 static bool grid_fits(const fl_grid *grid, int64_t rows, int64_t cols, int64_t nstack)
 {
     const int64_t side[3] = {rows, cols, nstack}, k = FL_MIN(rows, cols);
@@ -58,7 +60,8 @@ static bool grid_fits(const fl_grid *grid, int64_t rows, int64_t cols, int64_t n
             most = i == 2 && j == 2 ? most : FL_MAX(most, down[i] * right[j]);
         }
     }
-    /* PDGESVD: U and V' once more, dealt out by rows and by columns, and a few block rows and columns */
+    /* PDGESVD: U and V' once more, dealt out by rows and by columns, and a few block rows and
+     * columns */
     work = (double)k * (double)(rows / count + cols / count + 2 * nb + 16) + 8.0 * (double)rows +
            8.0 * (double)cols + 4.0 * (double)nb * (double)(down[0] + right[1] + 2 * nb);
     return most <= INT_MAX && work <= INT_MAX;
@@ -164,7 +167,8 @@ static double grid_departure(const fl_grid *grid, bool rows, int k, int len, con
     return norm;
 }
 
-/* grid's ranks only: forms Y anew in y and subtracts U S V'; u is scaled for it, then scaled copies are dropped */
+/* grid's ranks only: forms Y anew in y and subtracts U S V'; u is scaled for it, then scaled copies
+ * are dropped */
 static void grid_certify(grid_job *job, fl_svd_report *report)
 {
     const fl_grid *grid = job->grid;
@@ -222,6 +226,7 @@ static fl_err grid_run(grid_job *job, int owner, const double *bs, const double 
         fl_la_grid_scatter(grid, owner, as, n, 1, &job->right);
     }
     if (fl_la_grid_inside(grid)) {
+        fl_la_grid_reset(grid);
         err = grid_factorise(job);
     }
     FL_TRY_ALL(grid->ctx, err);
@@ -238,7 +243,8 @@ static fl_err grid_run(grid_job *job, int owner, const double *bs, const double 
     return FL_OK;
 }
 
-/* the top r to the owner, with X's orientation and signs; beyond `rank` zeros, as the local solvers do */
+/* the top r to the owner, with X's orientation and signs; beyond `rank` zeros, as the local solvers
+ * do */
 static void grid_deliver(const grid_job *job, int owner, int m, int n, int r, int rank, double *u,
     double *sv, double *vt)
 {
@@ -277,8 +283,7 @@ static fl_err grid_small(const fl_grid *grid, int owner, int m, int n, int64_t n
     fl_err err = FL_OK;
 
     if (grid->ctx->rank == owner) {
-        err = fl_svd_factors(
-            FL_SOLVE_DENSE, m, n, nstack, bs, as, r, u, sv, vt, certify, report);
+        err = fl_svd_factors(FL_SOLVE_DENSE, m, n, nstack, bs, as, r, u, sv, vt, certify, report);
         number[0] = report->residual;
         number[1] = report->orthogonality;
         number[2] = report->discarded;
@@ -312,7 +317,8 @@ fl_err fl_grid_svd(fl_grid *grid, int owner, int m, int n, int64_t nstack, const
     }
     if (!grid_fits(grid, job.rows, job.cols, nstack)) {
         return fl_fail(FL_ESHAPE,
-            "SVD of m = %d x n = %d, a sum of R = %lld products, on a %d x %d grid: a local part or "
+            "SVD of m = %d x n = %d, a sum of R = %lld products, on a %d x %d grid: a local part "
+            "or "
             "the workspace does not fit ScaLAPACK's 32-bit interface; use a larger grid or "
             "svd.solver factored",
             m, n, (long long)nstack, grid->p, grid->q);

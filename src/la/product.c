@@ -1,7 +1,9 @@
 /* product.c - the sum of products X = bs as, bs m x R, as R x n: checks and the Frobenius norm.
- * Callers take norms of differences, [B1 B2] [A1; -A2], where almost everything cancels. A Gram matrix squares the
- * condition: relative differences below 1e-8 would drown in rounding. With thin LQs bs' = tb qb and as = ta qa,
- * ||bs as|| = ||tb' ta||, whose error is a few eps ||bs|| ||as||, as that of the dense product is. */
+ * Callers take norms of differences, [B1 B2] [A1; -A2], where almost everything cancels. A Gram
+ * matrix squares the condition: relative differences below 1e-8 would drown in rounding. With thin
+ * LQs bs' = tb qb and as = ta qa,
+ * ||bs as|| = ||tb' ta||, whose error is a few eps ||bs|| ||as||, as that of the dense product is.
+ */
 #include "la_internal.h"
 #include <limits.h>
 #include <math.h>
@@ -30,7 +32,10 @@ fl_err fl_la_check_finite(int m, int n, int64_t nstack, const double *bs, const 
     }
     return fl_fail(FL_ENUM,
         "SVD of m = %d x n = %d, a sum of R = %lld products: the stacked %s hold NaN or Inf", m, n,
-        (long long)nstack, b_good ? "A" : a_good ? "B" : "A and B");
+        (long long)nstack,
+        b_good   ? "A"
+        : a_good ? "B"
+                 : "A and B");
 }
 
 /* row panels of the product, so that it is never held whole */
@@ -78,8 +83,8 @@ static double product_norm_factored(int m, int n, int nstack, const double *bs, 
     return norm;
 }
 
-/* By shape only. Two QRs of 2 (m + n) R^2 operations at about a third of the speed of a product of 2 m n R. The limit
- * on R is the QR's 32-bit workspace. */
+/* By shape only. Two QRs of 2 (m + n) R^2 operations at about a third of the speed of a product of
+ * 2 m n R. The limit on R is the QR's 32-bit workspace. */
 static bool product_is_factored(int m, int n, int nstack)
 {
     return nstack <= INT_MAX / 256 && nstack < FL_MIN(m, n) &&
@@ -114,7 +119,8 @@ double fl_la_discarded(int k, const double *sv, int r)
     if (k == 0 || sv[0] == 0) {
         return 0;
     }
-    for (int i = k - 1; i >= 0; i--) { /* from the smallest up; relative to the largest: no underflow */
+    for (int i = k - 1; i >= 0;
+         i--) { /* from the smallest up; relative to the largest: no underflow */
         const double x = sv[i] / sv[0];
 
         all += x * x;

@@ -1,7 +1,8 @@
 /* qr.c - thin orthogonal factorisations by LAPACK's DGEQRF and DORGQR.
- * The rows of a row-major y (m x n) are the columns of what LAPACK sees, so its QR of y' is the LQ of y without any
- * copy: y' = Q R  <=>  y = R' Q'. The QR of x is the LQ of a transposed copy: DGELQF on the untransposed array would
- * walk along strides (measured on tall arrays: 1.4 to 3 times slower, the copy included). */
+ * The rows of a row-major y (m x n) are the columns of what LAPACK sees, so its QR of y' is the LQ
+ * of y without any copy: y' = Q R  <=>  y = R' Q'. The QR of x is the LQ of a transposed copy:
+ * DGELQF on the untransposed array would walk along strides (measured on tall arrays: 1.4 to 3
+ * times slower, the copy included). */
 #include "la_internal.h"
 #include <limits.h>
 #include <string.h>

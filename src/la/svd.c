@@ -1,6 +1,6 @@
 /* svd.c - thin SVD of a dense matrix by LAPACK, and the convention of signs.
- * LAPACK reads the row-major x (m x n) as x' (n x m) = V S U', so its left factor, column-major n x k, is vt row by
- * row, and its right factor is u: nothing is transposed. */
+ * LAPACK reads the row-major x (m x n) as x' (n x m) = V S U', so its left factor, column-major n x
+ * k, is vt row by row, and its right factor is u: nothing is transposed. */
 #include "la_internal.h"
 #include <limits.h>
 #include <math.h>
@@ -45,7 +45,7 @@ static int svd_divide(int m, int n, double *x, double *u, double *sv, double *vt
 {
     const int k = FL_MIN(m, n), query = -1;
     int *iwork = fl_alloc("svd: integers", 8 * (size_t)k, sizeof *iwork); /* owned [8 k] */
-    double want = 0, *work;                                              /* owned [lwork] */
+    double want = 0, *work;                                               /* owned [lwork] */
     int lwork, info = 0;
 
     dgesdd_("S", &n, &m, x, &n, sv, vt, &n, u, &k, &want, &query, iwork, &info, 1);

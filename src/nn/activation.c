@@ -27,7 +27,8 @@ static void activation_gelu_backward(
     }
 }
 
-static void activation_gate(int n, const fl_real *restrict g, const fl_real *restrict u, fl_real *restrict y)
+static void activation_gate(
+    int n, const fl_real *restrict g, const fl_real *restrict u, fl_real *restrict y)
 {
     for (int j = 0; j < n; j++) {
         y[j] = g[j] * nn_sigmoid(g[j]) * u[j];
@@ -57,7 +58,8 @@ void nn_activation_forward(bool gated, int rows, int nff, const fl_real *up, fl_
     }
 }
 
-void nn_activation_backward(bool gated, int rows, int nff, const fl_real *up, const fl_real *dy, fl_real *dup)
+void nn_activation_backward(
+    bool gated, int rows, int nff, const fl_real *up, const fl_real *dy, fl_real *dup)
 {
     size_t n = (size_t)nff;
 

@@ -1,16 +1,17 @@
-/* attention.c - causal attention of every sequence and head: P = softmax(Q K' / sqrt(hd)) below the diagonal, O = P V.
- * Backward: dV = P' dO, dP = dO V', dS = P (dP - rowsum(dO O)) / sqrt(hd), dQ = dS K, dK = dS' Q.
- * Query rows go in tiles of NN_QUERIES against the keys up to the tile's end, so half of the square is skipped and the scratch is
- * NN_QUERIES x length. P is not stored: backward forms it again from the row's maximum and sum. Heads h of a group of
- * nheads / nkv share keys and values; their dK, dV add in ascending order of h. */
+/* attention.c - causal attention of every sequence and head: P = softmax(Q K' / sqrt(hd)) below the
+ * diagonal, O = P V. Backward: dV = P' dO, dP = dO V', dS = P (dP - rowsum(dO O)) / sqrt(hd), dQ =
+ * dS K, dK = dS' Q. Query rows go in tiles of NN_QUERIES against the keys up to the tile's end, so
+ * half of the square is skipped and the scratch is NN_QUERIES x length. P is not stored: backward
+ * forms it again from the row's maximum and sum. Heads h of a group of nheads / nkv share keys and
+ * values; their dK, dV add in ascending order of h. */
 #include "nn_internal.h"
 #include "vec.h"
 
 typedef struct attention_tile {
-    int nq, nk, ld;                /* queries, keys, leading dimension of qkv */
-    int ldp;                       /* of P: from nk only, so that bits do not depend on the workspace */
-    int i0;                        /* place of the first query in its sequence */
-    const fl_real *q, *k, *v;      /* borrowed: first query of the tile, first key, first value */
+    int nq, nk, ld;           /* queries, keys, leading dimension of qkv */
+    int ldp;                  /* of P: from nk only, so that bits do not depend on the workspace */
+    int i0;                   /* place of the first query in its sequence */
+    const fl_real *q, *k, *v; /* borrowed: first query of the tile, first key, first value */
 } attention_tile;
 
 /* scores of a tile, [nq][ldp] */
@@ -50,7 +51,8 @@ static void attention_softmax(const attention_tile *t, fl_real *p, fl_real *smax
 }
 
 /* the same probabilities from what was kept */
-static void attention_softmax_again(const attention_tile *t, fl_real *p, const fl_real *smax, const fl_real *sinv)
+static void attention_softmax_again(
+    const attention_tile *t, fl_real *p, const fl_real *smax, const fl_real *sinv)
 {
     for (int i = 0; i < t->nq; i++) {
         fl_real *restrict row = p + (size_t)i * (size_t)t->ldp;
@@ -65,7 +67,8 @@ static void attention_softmax_again(const attention_tile *t, fl_real *p, const f
 }
 
 /* tile from query i0 of the sequence [from, to) at head h; at: query's row in the batch */
-static attention_tile attention_at(const fl_model *m, const fl_real *qkv, int from, int to, int h, int i0)
+static attention_tile attention_at(
+    const fl_model *m, const fl_real *qkv, int from, int to, int h, int i0)
 {
     int ld = (m->nheads + 2 * m->nkv) * m->hd, kv = h / (m->nheads / m->nkv);
     attention_tile t = {.nq = FL_MIN(NN_QUERIES, to - from - i0), .ld = ld, .i0 = i0};
@@ -101,8 +104,8 @@ void nn_attention_forward(fl_work *k, const fl_batch *batch, nn_saved *s)
 }
 
 /* ds: dP in, dS out */
-static void attention_scores_backward(
-    const attention_tile *t, int hd, int ldo, const fl_real *o, const fl_real *dout, const fl_real *p, fl_real *ds)
+static void attention_scores_backward(const attention_tile *t, int hd, int ldo, const fl_real *o,
+    const fl_real *dout, const fl_real *p, fl_real *ds)
 {
     fl_real scale = 1 / nn_sqrt((fl_real)hd);
 
@@ -119,12 +122,15 @@ static void attention_scores_backward(
     }
 }
 
-void nn_attention_backward(fl_work *k, const fl_batch *batch, const nn_saved *s, const fl_real *datt, fl_real *dqkv)
+void nn_attention_backward(
+    fl_work *k, const fl_batch *batch, const nn_saved *s, const fl_real *datt, fl_real *dqkv)
 {
     const fl_model *m = k->m;
     int ldo = m->nheads * m->hd, ld = (m->nheads + 2 * m->nkv) * m->hd, hd = m->hd;
 
-    memset(dqkv, 0, (size_t)batch->ntokens * (size_t)ld * sizeof *dqkv); /* dK, dV are sums over tiles and heads */
+    memset(dqkv, 0,
+        (size_t)batch->ntokens * (size_t)ld *
+            sizeof *dqkv); /* dK, dV are sums over tiles and heads */
     for (int b = 0; b < batch->nseq; b++) {
         int from = batch->start[b], to = batch->start[b + 1];
         for (int h = 0; h < m->nheads; h++) {
@@ -132,7 +138,8 @@ void nn_attention_backward(fl_work *k, const fl_batch *batch, const nn_saved *s,
                 attention_tile t = attention_at(m, s->qkv, from, to, h, i0);
                 size_t row = (size_t)(from + i0), kept = (size_t)h * (size_t)k->ntokens + row;
                 size_t out = row * (size_t)ldo + (size_t)h * (size_t)hd;
-                fl_real *dq = dqkv + (t.q - s->qkv), *dk = dqkv + (t.k - s->qkv), *dv = dqkv + (t.v - s->qkv);
+                fl_real *dq = dqkv + (t.q - s->qkv), *dk = dqkv + (t.k - s->qkv),
+                        *dv = dqkv + (t.v - s->qkv);
                 const fl_real *dout = datt + out;
 
                 attention_scores(&t, hd, k->prob);

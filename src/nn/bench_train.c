@@ -1,5 +1,5 @@
-/* bench_train.c - `fedlora bench train`: steps of LoRA training, their rate beside the SGEMM peak of the same core in the same run,
- * and where the time goes. */
+/* bench_train.c - `fedlora bench train`: steps of LoRA training, their rate beside the SGEMM peak
+ * of the same core in the same run, and where the time goes. */
 #include "fedlora/deck.h"
 #include "nn_internal.h"
 #include <string.h>
@@ -7,10 +7,10 @@
 enum { BENCH_R = 8, BENCH_TOKENS = 512, BENCH_STEPS = 12 };
 
 typedef struct bench {
-    fl_model m;            /* owned if `own`, else a copy of the caller's */
+    fl_model m; /* owned if `own`, else a copy of the caller's */
     bool own;
-    fl_real *room;         /* owned; NULL = the caller's base */
-    const fl_real **w;     /* owned [ntensors] */
+    fl_real *room;               /* owned; NULL = the caller's base */
+    const fl_real **w;           /* owned [ntensors] */
     int *start, *token, *target; /* owned */
     fl_batch batch;
     fl_spaces *reg;        /* owned */
@@ -26,8 +26,19 @@ static fl_err bench_model(bench *b, const fl_model *m)
         b->m = *m;
         return FL_OK;
     }
-    b->m = (fl_model){.family = FL_FAMILY_LLAMA, .nlayers = 6, .nd = 384, .nheads = 6, .nkv = 6, .nff = 1024,
-        .vocab = 256, .nctx = 512, .rms = true, .rotary = true, .gated = true, .eps = 1e-5, .rope_theta = 10000,
+    b->m = (fl_model){.family = FL_FAMILY_LLAMA,
+        .nlayers = 6,
+        .nd = 384,
+        .nheads = 6,
+        .nkv = 6,
+        .nff = 1024,
+        .vocab = 256,
+        .nctx = 512,
+        .rms = true,
+        .rotary = true,
+        .gated = true,
+        .eps = 1e-5,
+        .rope_theta = 10000,
         .init_range = 0.02};
     return fl_model_complete(&b->m);
 }
@@ -42,7 +53,8 @@ static int bench_batch(bench *b)
     b->token = fl_alloc("bench", BENCH_TOKENS, sizeof *b->token);
     b->target = fl_alloc("bench", BENCH_TOKENS, sizeof *b->target);
     while (n < BENCH_TOKENS) {
-        int length = FL_MIN(FL_MIN(cycle[nseq % (int)FL_COUNT(cycle)], b->m.nctx), BENCH_TOKENS - n);
+        int length =
+            FL_MIN(FL_MIN(cycle[nseq % (int)FL_COUNT(cycle)], b->m.nctx), BENCH_TOKENS - n);
         n += length;
         b->start[++nseq] = n;
         longest = FL_MAX(longest, length);
@@ -124,13 +136,15 @@ static double bench_step(bench *b)
 
 static void bench_report(const bench *b, double best, double peak, const double *share, fl_text *t)
 {
-    static const char *const name[NN_TIMES] = {
-        "frozen products", "adapters", "attention", "norms, activations, rotary, sums", "loss", "clip and optimiser"};
+    static const char *const name[NN_TIMES] = {"frozen products", "adapters", "attention",
+        "norms, activations, rotary, sums", "loss", "clip and optimiser"};
     double mean = (double)BENCH_TOKENS / b->batch.nseq, sum = 0;
     double rate = fl_model_flops(&b->m, b->ad->space, BENCH_TOKENS, mean, true) / best * 1e-9;
 
-    fl_text_add(t, "LoRA training, r %d on q and v: %d blocks, width %d, inner width %d, vocabulary %d; %d tokens in %d "
-                   "sequences a step\n",
+    fl_text_add(t,
+        "LoRA training, r %d on q and v: %d blocks, width %d, inner width %d, vocabulary %d; %d "
+        "tokens in %d "
+        "sequences a step\n",
         BENCH_R, b->m.nlayers, b->m.nd, b->m.nff, b->m.vocab, BENCH_TOKENS, b->batch.nseq);
     fl_text_add(t, "best of %d steps    %10.4f s\n", BENCH_STEPS, best);
     fl_text_add(t, "tokens             %10.0f /s\n", BENCH_TOKENS / best);
@@ -141,7 +155,8 @@ static void bench_report(const bench *b, double best, double peak, const double 
         sum += share[i];
     }
     for (int i = 0; i < NN_TIMES; i++) {
-        fl_text_add(t, "  %-34s %8.2f ms %6.1f %%\n", name[i], 1e3 * share[i], 100 * share[i] / sum);
+        fl_text_add(
+            t, "  %-34s %8.2f ms %6.1f %%\n", name[i], 1e3 * share[i], 100 * share[i] / sum);
     }
 }
 

@@ -13,7 +13,8 @@ static void embed_add_row(size_t nd, const fl_real *from, fl_real *to)
     }
 }
 
-void nn_embed_forward(const fl_batch *batch, int nd, const fl_real *embed, const fl_real *pos, fl_real *x)
+void nn_embed_forward(
+    const fl_batch *batch, int nd, const fl_real *embed, const fl_real *pos, fl_real *x)
 {
     size_t n = (size_t)nd;
 
@@ -31,7 +32,8 @@ void nn_embed_forward(const fl_batch *batch, int nd, const fl_real *embed, const
 void nn_embed_add(const fl_batch *batch, int nd, const fl_real *dx, fl_real *dembed)
 {
     for (int t = 0; t < batch->ntokens; t++) {
-        embed_add_row((size_t)nd, dx + (size_t)t * (size_t)nd, dembed + (size_t)batch->token[t] * (size_t)nd);
+        embed_add_row(
+            (size_t)nd, dx + (size_t)t * (size_t)nd, dembed + (size_t)batch->token[t] * (size_t)nd);
     }
 }
 

@@ -1,9 +1,11 @@
-/* flops.c - the work a step needs, for GFLOP/s: 2 per multiply-add of the matrix products. Not counted: recomputed
- * scores, masked halves of attention, pointwise work; so the rate is that of useful work. */
+/* flops.c - the work a step needs, for GFLOP/s: 2 per multiply-add of the matrix products. Not
+ * counted: recomputed scores, masked halves of attention, pointwise work; so the rate is that of
+ * useful work. */
 #include "nn_internal.h"
 #include <limits.h>
 
-/* what of the model trains: LoRA pairs of a space, tensors of a dense space, or (space NULL) everything */
+/* what of the model trains: LoRA pairs of a space, tensors of a dense space, or (space NULL)
+ * everything */
 static bool flops_tensor_trains(const fl_space *space, int tensor)
 {
     if (!space) {
@@ -42,8 +44,10 @@ static int flops_lowest(const fl_model *m, const nn_shape *shape, const fl_space
     for (int i = 0; i < m->nlayers; i++) {
         const nn_block *b = &shape->block[i];
         bool at[NN_STAGES] = {false};
-        at[NN_STAGE_NORM1] = flops_tensor_trains(space, b->norm1) || flops_tensor_trains(space, b->norm1_bias);
-        at[NN_STAGE_NORM2] = flops_tensor_trains(space, b->norm2) || flops_tensor_trains(space, b->norm2_bias);
+        at[NN_STAGE_NORM1] =
+            flops_tensor_trains(space, b->norm1) || flops_tensor_trains(space, b->norm1_bias);
+        at[NN_STAGE_NORM2] =
+            flops_tensor_trains(space, b->norm2) || flops_tensor_trains(space, b->norm2_bias);
         for (int j = 0; j < NN_GROUPS; j++) {
             at[stage[j]] = flops_group_trains(space, &b->g[j]);
         }
@@ -53,13 +57,15 @@ static int flops_lowest(const fl_model *m, const nn_shape *shape, const fl_space
             }
         }
     }
-    bool top = flops_tensor_trains(space, shape->normf) || flops_tensor_trains(space, shape->normf_bias);
+    bool top =
+        flops_tensor_trains(space, shape->normf) || flops_tensor_trains(space, shape->normf_bias);
 
     return top ? m->nlayers * NN_STAGES : m->nlayers * NN_STAGES + 1;
 }
 
 /* multiply-adds per token of one product with its adapters */
-static double flops_group(const fl_model *m, const fl_space *space, const nn_group *g, bool backward, bool need_dx)
+static double flops_group(
+    const fl_model *m, const fl_space *space, const nn_group *g, bool backward, bool need_dx)
 {
     double size = (double)g->m * g->n, sum = backward ? 0 : size;
 
@@ -74,17 +80,20 @@ static double flops_group(const fl_model *m, const fl_space *space, const nn_gro
     return sum;
 }
 
-double fl_model_flops(const fl_model *m, const fl_space *trained, double tokens, double mean_length, bool backward)
+double fl_model_flops(
+    const fl_model *m, const fl_space *trained, double tokens, double mean_length, bool backward)
 {
     static const int stage[NN_GROUPS] = {NN_STAGE_QKV, NN_STAGE_O, NN_STAGE_UP, NN_STAGE_DOWN};
     nn_shape shape;
-    double keys = (mean_length + 1) / 2, attention = 2 * keys * m->nheads * m->hd; /* scores and their use */
+    double keys = (mean_length + 1) / 2,
+           attention = 2 * keys * m->nheads * m->hd; /* scores and their use */
     double head = (double)m->vocab * m->nd, sum = head;
 
     nn_shape_create(m, &shape);
     int low = flops_lowest(m, &shape, trained);
     if (backward) {
-        sum += (low <= m->nlayers * NN_STAGES ? head : 0) + (flops_tensor_trains(trained, shape.head) ? head : 0);
+        sum += (low <= m->nlayers * NN_STAGES ? head : 0) +
+               (flops_tensor_trains(trained, shape.head) ? head : 0);
     }
     for (int i = 0; i < m->nlayers; i++) {
         sum += attention;

@@ -1,10 +1,13 @@
 /* linear.c - the frozen product with its adapters, forward and backward, and the merge.
- *   y = resid + x W' + bias + sum_j coef_j s_j dropout(x) A_j' B_j';  x [rows][n], W [m][n], y [rows][m]
- *   dx = dy W + (adapters);  dW = dy' x and dbias = column sums of dy only when asked for. */
+ *   y = resid + x W' + bias + sum_j coef_j s_j dropout(x) A_j' B_j';  x [rows][n], W [m][n], y
+ * [rows][m] dx = dy W + (adapters);  dW = dy' x and dbias = column sums of dy only when asked for.
+ */
 #include "nn_internal.h"
 #include <string.h>
 
-enum { LINEAR_MERGE_ROWS = 64 }; /* rows of W merged at once: fixed, so that bits do not depend on who merges */
+enum {
+    LINEAR_MERGE_ROWS = 64
+}; /* rows of W merged at once: fixed, so that bits do not depend on who merges */
 
 void nn_fill(int rows, int m, const fl_real *resid, const fl_real *bias, fl_real *y)
 {
@@ -48,7 +51,8 @@ void nn_linear_forward(fl_work *k, const fl_pass *p, const nn_group *g, int rows
         nn_fill(rows, g->m, resid, bias, y);
     }
     nn_lap(k, NN_T_POINTWISE);
-    fl_gemm_ld('n', 't', rows, g->m, g->n, 1, x, g->n, p->w[g->tensor], g->n, start ? 1 : 0, y, g->m);
+    fl_gemm_ld(
+        'n', 't', rows, g->m, g->n, 1, x, g->n, p->w[g->tensor], g->n, start ? 1 : 0, y, g->m);
     nn_lap(k, NN_T_GEMM);
     nn_lora_forward(k, p, g, rows, x, y, h);
     nn_lap(k, NN_T_ADAPTER);
@@ -57,7 +61,8 @@ void nn_linear_forward(fl_work *k, const fl_pass *p, const nn_group *g, int rows
 void nn_linear_backward(fl_work *k, const fl_pass *p, const nn_group *g, int rows, const fl_real *x,
     const fl_real *dy, const fl_real *h, bool need_dx, fl_real *dx)
 {
-    fl_real *dw = p->dw ? p->dw[g->tensor] : NULL, *dbias = p->dw && g->bias >= 0 ? p->dw[g->bias] : NULL;
+    fl_real *dw = p->dw ? p->dw[g->tensor] : NULL,
+            *dbias = p->dw && g->bias >= 0 ? p->dw[g->bias] : NULL;
 
     if (dbias) {
         nn_column_sum(rows, g->m, dy, dbias);
@@ -74,7 +79,8 @@ void nn_linear_backward(fl_work *k, const fl_pass *p, const nn_group *g, int row
     nn_lap(k, NN_T_ADAPTER);
 }
 
-void fl_linear_merge(const fl_model *m, int site, fl_real *tensor, const fl_adapter *ad, double coef)
+void fl_linear_merge(
+    const fl_model *m, int site, fl_real *tensor, const fl_adapter *ad, double coef)
 {
     FL_REQUIRE(site >= 0 && site < m->nsites && ad->space->nsites == m->nsites);
     const fl_mat a = fl_at(ad, site, FL_A), b = fl_at(ad, site, FL_B);

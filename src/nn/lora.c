@@ -1,19 +1,20 @@
-/* lora.c - the adapters of one product: y_site += c h B', h = x A', c = coef s;  x [rows][n], A [r][n], B [m][r], h [rows][r].
- *   dB = c dy' h,  dh = c dy B,  dA = dh' x,  dx += dh A.
- * Several adapters add. All those that read the same x (the adapters of q, k, v; of gate, up) are stacked: one thin product for
- * their h, one for their dA, one for their part of dx. With dropout each has its own x (mask * x / (1 - p)), so each its own product.
- * The mask is a function of a counter and is drawn again in backward. */
+/* lora.c - the adapters of one product: y_site += c h B', h = x A', c = coef s;  x [rows][n], A
+ * [r][n], B [m][r], h [rows][r]. dB = c dy' h,  dh = c dy B,  dA = dh' x,  dx += dh A. Several
+ * adapters add. All those that read the same x (the adapters of q, k, v; of gate, up) are stacked:
+ * one thin product for their h, one for their dA, one for their part of dx. With dropout each has
+ * its own x (mask * x / (1 - p)), so each its own product. The mask is a function of a counter and
+ * is drawn again in backward. */
 #include "nn_internal.h"
 #include <math.h>
 #include <string.h>
 
 typedef struct lora_part {
     int adapter, site;
-    int r, col;          /* its columns of h: col .. col + r - 1 */
-    int m, row0;         /* its columns of y */
-    fl_real c;           /* coef s */
+    int r, col;           /* its columns of h: col .. col + r - 1 */
+    int m, row0;          /* its columns of y */
+    fl_real c;            /* coef s */
     const fl_real *a, *b; /* borrowed [r][n], [m][r] */
-    fl_real *da, *db;    /* borrowed; NULL = not wanted */
+    fl_real *da, *db;     /* borrowed; NULL = not wanted */
 } lora_part;
 
 bool nn_lora_trains(const fl_pass *p, int adapter, int site, fl_factor f)
@@ -26,8 +27,10 @@ bool nn_lora_trains(const fl_pass *p, int adapter, int site, fl_factor f)
     return p->factors[adapter] == 0 || (p->factors[adapter] & FL_BIT(f)) != 0;
 }
 
-/* the adapters at this product in the order of h's columns: by site, then by place in the stack. Returns their number. */
-static int lora_parts(const fl_work *k, const fl_pass *p, const nn_group *g, lora_part *part, int *stack)
+/* the adapters at this product in the order of h's columns: by site, then by place in the stack.
+ * Returns their number. */
+static int lora_parts(
+    const fl_work *k, const fl_pass *p, const nn_group *g, lora_part *part, int *stack)
 {
     int n = 0, col = 0;
 
@@ -69,7 +72,8 @@ static const fl_real *lora_pack(fl_work *k, const lora_part *part, int nparts, i
     return k->pack;
 }
 
-/* 16 random bits against this: an element is dropped if below. The share is rounded to 1/65536, the scale is exact for it. */
+/* 16 random bits against this: an element is dropped if below. The share is rounded to 1/65536, the
+ * scale is exact for it. */
 static uint32_t lora_cut(double dropout)
 {
     return (uint32_t)FL_MIN(65535.0, rint(dropout * 65536.0));
@@ -80,11 +84,13 @@ static fl_real lora_keep_scale(double dropout)
     return (fl_real)(65536.0 / (65536.0 - lora_cut(dropout)));
 }
 
-/* the mask of one adapter at one site, [rows][n] in rows of whole blocks; f(seed, id, round, step, adapter, site, row, column) */
+/* the mask of one adapter at one site, [rows][n] in rows of whole blocks; f(seed, id, round, step,
+ * adapter, site, row, column) */
 static void lora_draw_mask(fl_work *k, const fl_pass *p, const lora_part *one, int rows, int n)
 {
     const uint32_t who[3] = {(uint32_t)p->step, (uint32_t)one->adapter, (uint32_t)one->site};
-    uint64_t seed = fl_hash(who, sizeof who, p->seed), blocks = ((uint64_t)n + NN_DROP_BLOCK - 1) / NN_DROP_BLOCK;
+    uint64_t seed = fl_hash(who, sizeof who, p->seed),
+             blocks = ((uint64_t)n + NN_DROP_BLOCK - 1) / NN_DROP_BLOCK;
     uint32_t limit = lora_cut(p->dropout), bits[4];
     uint8_t *at = k->mask;
 
@@ -98,7 +104,8 @@ static void lora_draw_mask(fl_work *k, const fl_pass *p, const lora_part *one, i
 }
 
 /* y = mask * x * scale, or y += when add; x, y [rows][n] */
-static void lora_apply_mask(const fl_work *k, int rows, int n, fl_real scale, bool add, const fl_real *x, fl_real *y)
+static void lora_apply_mask(
+    const fl_work *k, int rows, int n, fl_real scale, bool add, const fl_real *x, fl_real *y)
 {
     size_t nn = (size_t)n, ld = (nn + NN_DROP_BLOCK - 1) / NN_DROP_BLOCK * NN_DROP_BLOCK;
 
@@ -113,8 +120,8 @@ static void lora_apply_mask(const fl_work *k, int rows, int n, fl_real scale, bo
     }
 }
 
-void nn_lora_forward(
-    fl_work *k, const fl_pass *p, const nn_group *g, int rows, const fl_real *x, fl_real *y, fl_real *h)
+void nn_lora_forward(fl_work *k, const fl_pass *p, const nn_group *g, int rows, const fl_real *x,
+    fl_real *y, fl_real *h)
 {
     lora_part part[NN_PARTS];
     int stack, nparts = lora_parts(k, p, g, part, &stack);
@@ -123,22 +130,25 @@ void nn_lora_forward(
         return;
     }
     if (p->dropout == 0) {
-        fl_gemm_ld('n', 't', rows, stack, g->n, 1, x, g->n, lora_pack(k, part, nparts, g->n), g->n, 0, h, stack);
+        fl_gemm_ld('n', 't', rows, stack, g->n, 1, x, g->n, lora_pack(k, part, nparts, g->n), g->n,
+            0, h, stack);
     }
     for (int i = 0; i < nparts; i++) {
         const lora_part *o = &part[i];
         if (p->dropout > 0) {
             lora_draw_mask(k, p, o, rows, g->n);
             lora_apply_mask(k, rows, g->n, lora_keep_scale(p->dropout), false, x, k->dropped);
-            fl_gemm_ld('n', 't', rows, o->r, g->n, 1, k->dropped, g->n, o->a, g->n, 0, h + o->col, stack);
+            fl_gemm_ld(
+                'n', 't', rows, o->r, g->n, 1, k->dropped, g->n, o->a, g->n, 0, h + o->col, stack);
         }
-        fl_gemm_ld('n', 't', rows, o->m, o->r, o->c, h + o->col, stack, o->b, o->r, 1, y + o->row0, g->m);
+        fl_gemm_ld(
+            'n', 't', rows, o->m, o->r, o->c, h + o->col, stack, o->b, o->r, 1, y + o->row0, g->m);
     }
 }
 
 /* dA of neighbouring parts that want it in one product, and dx of all */
-static void lora_backward_input(fl_work *k, const lora_part *part, int nparts, int stack, const nn_group *g, int rows,
-    const fl_real *x, bool need_dx, fl_real *dx)
+static void lora_backward_input(fl_work *k, const lora_part *part, int nparts, int stack,
+    const nn_group *g, int rows, const fl_real *x, bool need_dx, fl_real *dx)
 {
     size_t n = (size_t)g->n;
 
@@ -165,8 +175,8 @@ static void lora_backward_input(fl_work *k, const lora_part *part, int nparts, i
 }
 
 /* the same for one part under its mask */
-static void lora_backward_dropped(fl_work *k, const fl_pass *p, const lora_part *o, int stack, int n, int rows,
-    const fl_real *x, bool need_dx, fl_real *dx)
+static void lora_backward_dropped(fl_work *k, const fl_pass *p, const lora_part *o, int stack,
+    int n, int rows, const fl_real *x, bool need_dx, fl_real *dx)
 {
     fl_real scale = lora_keep_scale(p->dropout);
 
@@ -190,10 +200,12 @@ void nn_lora_backward(fl_work *k, const fl_pass *p, const nn_group *g, int rows,
     for (int i = 0; i < nparts; i++) {
         const lora_part *o = &part[i];
         if (o->db) {
-            fl_gemm_ld('t', 'n', o->m, o->r, rows, o->c, dy + o->row0, g->m, h + o->col, stack, 0, o->db, o->r);
+            fl_gemm_ld('t', 'n', o->m, o->r, rows, o->c, dy + o->row0, g->m, h + o->col, stack, 0,
+                o->db, o->r);
         }
         if (need_dx || o->da) {
-            fl_gemm_ld('n', 'n', rows, o->r, o->m, o->c, dy + o->row0, g->m, o->b, o->r, 0, k->dh + o->col, stack);
+            fl_gemm_ld('n', 'n', rows, o->r, o->m, o->c, dy + o->row0, g->m, o->b, o->r, 0,
+                k->dh + o->col, stack);
             if (p->dropout > 0) {
                 lora_backward_dropped(k, p, o, stack, g->n, rows, x, need_dx, dx);
             }

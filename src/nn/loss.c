@@ -1,6 +1,6 @@
-/* loss.c - output head and cross-entropy: z = H x_t, loss_t = log(sum_j e^(z_j - max z)) + max z - z_target,
- * dz = (softmax(z) - onehot) / N. In chunks of rows whose number depends on the vocabulary only. The sum over rows is in
- * double, in ascending order. */
+/* loss.c - output head and cross-entropy: z = H x_t, loss_t = log(sum_j e^(z_j - max z)) + max z -
+ * z_target, dz = (softmax(z) - onehot) / N. In chunks of rows whose number depends on the
+ * vocabulary only. The sum over rows is in double, in ascending order. */
 #include "nn_internal.h"
 #include "vec.h"
 
@@ -29,8 +29,8 @@ static double loss_row(int n, int target, fl_real inv, fl_real *restrict z)
     return log((double)sum) + ((double)most - (double)right);
 }
 
-double nn_loss(
-    fl_work *k, const fl_real *head, const fl_batch *batch, bool grad, double inv, fl_real *dxf, fl_real *dhead)
+double nn_loss(fl_work *k, const fl_real *head, const fl_batch *batch, bool grad, double inv,
+    fl_real *dxf, fl_real *dhead)
 {
     int vocab = k->m->vocab, nd = k->m->nd, chunk = nn_chunk(k->m);
     double sum = 0;
@@ -51,14 +51,16 @@ double nn_loss(
             fl_gemm_ld('n', 'n', rows, nd, vocab, 1, k->logits, vocab, head, nd, 0, dx, nd);
         }
         if (dhead) {
-            fl_gemm_ld('t', 'n', vocab, nd, rows, 1, k->logits, vocab, x, nd, t0 > 0 ? 1 : 0, dhead, nd);
+            fl_gemm_ld(
+                't', 'n', vocab, nd, rows, 1, k->logits, vocab, x, nd, t0 > 0 ? 1 : 0, dhead, nd);
         }
         nn_lap(k, NN_T_GEMM);
     }
     return sum;
 }
 
-/* The logits of the last forward, formed again from what it left: chunks were overwritten. Not part of a training step. */
+/* The logits of the last forward, formed again from what it left: chunks were overwritten. Not part
+ * of a training step. */
 const fl_real *fl_nn_logits(fl_work *k)
 {
     size_t vocab = (size_t)k->m->vocab, nd = (size_t)k->m->nd, n = (size_t)k->last_rows * vocab;
@@ -72,8 +74,8 @@ const fl_real *fl_nn_logits(fl_work *k)
     }
     for (int t0 = 0; t0 < k->last_rows; t0 += chunk) {
         int rows = FL_MIN(chunk, k->last_rows - t0);
-        fl_gemm_ld('n', 't', rows, (int)vocab, (int)nd, 1, k->xf + (size_t)t0 * nd, (int)nd, k->last_head, (int)nd, 0,
-            k->all_logits + (size_t)t0 * vocab, (int)vocab);
+        fl_gemm_ld('n', 't', rows, (int)vocab, (int)nd, 1, k->xf + (size_t)t0 * nd, (int)nd,
+            k->last_head, (int)nd, 0, k->all_logits + (size_t)t0 * vocab, (int)vocab);
     }
     return k->all_logits;
 }

@@ -1,12 +1,15 @@
-/* model.c - the shape of a transformer: its tensors in the shared base, the sites an adapter can take, the checks.
- * Tensors and their order: nn.h. */
+/* model.c - the shape of a transformer: its tensors in the shared base, the sites an adapter can
+ * take, the checks. Tensors and their order: nn.h. */
 #include "fedlora/deck.h"
 #include "nn_internal.h"
 #include <limits.h>
 #include <math.h>
 #include <string.h>
 
-enum { MODEL_ALIGN = 64 / sizeof(fl_real) }; /* elements in 64 bytes */
+enum {
+    MODEL_ALIGN = 64 / sizeof(fl_real), /* elements in 64 bytes */
+    MODEL_BLOCKS = 100000               /* more is a damaged file, not a model */
+};
 
 static fl_err model_sizes_positive(const fl_model *m)
 {
@@ -19,33 +22,39 @@ static fl_err model_sizes_positive(const fl_model *m)
 
     for (size_t i = 0; i < FL_COUNT(size); i++) {
         if (size[i].value <= 0) {
-            return fl_fail(FL_EDECK, "model: the %s is %d; it must be at least 1", size[i].name, size[i].value);
+            return fl_fail(FL_EDECK, "model: the %s is %d; it must be at least 1", size[i].name,
+                size[i].value);
         }
     }
-    return m->hd < 0 ? fl_fail(FL_EDECK, "model: the width of a head is %d; it must be at least 1", m->hd)
-                     : FL_OK;
+    return m->hd < 0
+               ? fl_fail(FL_EDECK, "model: the width of a head is %d; it must be at least 1", m->hd)
+               : FL_OK;
 }
 
 static fl_err model_heads(fl_model *m)
 {
+    if (m->nkv > m->nheads || m->nheads % m->nkv != 0) {
+        return fl_fail(FL_EDECK,
+            "model: %d key/value heads do not divide %d heads; choose a divisor", m->nkv,
+            m->nheads);
+    }
     if (m->hd == 0 && m->nd % m->nheads != 0) {
-        return fl_fail(FL_EDECK, "model: %d heads do not divide the width %d; choose a width that is a multiple",
+        return fl_fail(FL_EDECK,
+            "model: %d heads do not divide the width %d; choose a width that is a multiple",
             m->nheads, m->nd);
     }
     if (m->hd == 0) {
         m->hd = m->nd / m->nheads;
     }
     if (m->family == FL_FAMILY_GPT2 && (int64_t)m->nheads * m->hd != m->nd) {
-        return fl_fail(FL_EDECK, "model: %d heads of width %d do not make the width %d, as GPT-2's must", m->nheads,
+        return fl_fail(FL_EDECK,
+            "model: %d heads of width %d do not make the width %d, as GPT-2's must", m->nheads,
             m->hd, m->nd);
-    }
-    if (m->nheads % m->nkv != 0) {
-        return fl_fail(FL_EDECK, "model: %d key/value heads do not divide %d heads; choose a divisor", m->nkv,
-            m->nheads);
     }
     if (m->rotary && m->hd % 2 != 0) {
         return fl_fail(FL_EDECK,
-            "model: rotary positions turn pairs, but the width of a head is %d; choose an even one", m->hd);
+            "model: rotary positions turn pairs, but the width of a head is %d; choose an even one",
+            m->hd);
     }
     return FL_OK;
 }
@@ -53,7 +62,8 @@ static fl_err model_heads(fl_model *m)
 static fl_err model_numbers(const fl_model *m)
 {
     if (m->family != FL_FAMILY_GPT2 && m->family != FL_FAMILY_LLAMA) {
-        return fl_fail(FL_EDECK, "model: family %d is unknown; gpt2 and llama are known", m->family);
+        return fl_fail(
+            FL_EDECK, "model: family %d is unknown; gpt2 and llama are known", m->family);
     }
     if (!(m->eps > 0) || !isfinite(m->eps)) {
         return fl_fail(FL_EDECK, "model: eps of the norms is %g; it must be positive", m->eps);
@@ -67,20 +77,28 @@ static fl_err model_numbers(const fl_model *m)
     return FL_OK;
 }
 
-/* every dimension of every array must fit the 32-bit interface of BLAS, the whole the address space */
+/* every dimension of every array must fit the 32-bit interface of BLAS, the whole the address
+ * space; in double, because the products of hostile sizes overflow 64 bits */
 static fl_err model_fits(const fl_model *m)
 {
-    int64_t wide = (int64_t)(m->nheads + 2 * (int64_t)m->nkv) * m->hd, inner = 2 * (int64_t)m->nff;
-    double per = (double)wide * m->nd + (double)m->nheads * m->hd * m->nd + 3.0 * m->nff * m->nd + 8.0 * wide +
-                 8.0 * inner + 16.0 * m->nd;
+    double wide = ((double)m->nheads + 2.0 * m->nkv) * m->hd, inner = 2.0 * m->nff;
+    double per =
+        (wide + (double)m->nheads * m->hd + 3.0 * m->nff + 16.0) * m->nd + 8.0 * wide + 8.0 * inner;
     double all = per * m->nlayers + 2.0 * m->vocab * m->nd + (double)m->nctx * m->nd;
 
-    if (wide > INT_MAX || inner > INT_MAX || (int64_t)m->nlayers * 20 > INT_MAX) {
-        return fl_fail(FL_EDECK, "model: %d blocks of width %d (heads %d x %d, inner width %d) exceed 32-bit sizes",
-            m->nlayers, m->nd, m->nheads, m->hd, m->nff);
+    if (m->nlayers > MODEL_BLOCKS) {
+        return fl_fail(
+            FL_EDECK, "model: %d blocks; at most %d are supported", m->nlayers, MODEL_BLOCKS);
+    }
+    if (wide > INT_MAX || inner > INT_MAX) {
+        return fl_fail(FL_EDECK,
+            "model: heads (%d + 2 x %d) of width %d or an inner width of %d exceed the 32-bit "
+            "sizes of BLAS",
+            m->nheads, m->nkv, m->hd, m->nff);
     }
     if (all * (double)sizeof(fl_real) > 0x1p60) {
-        return fl_fail(FL_EDECK, "model: about %.3g weights cannot be addressed", all);
+        return fl_fail(
+            FL_EDECK, "model: about %.3g weights cannot be addressed; choose smaller sizes", all);
     }
     return FL_OK;
 }
@@ -107,15 +125,17 @@ static void model_tensor(fl_model *m, int block, const char *name, int rows, int
 
 static void model_block_tensors(fl_model *m, int i)
 {
-    int inner = m->nheads * m->hd, wide = (m->nheads + 2 * m->nkv) * m->hd, up = m->gated ? 2 * m->nff : m->nff;
+    int inner = m->nheads * m->hd, wide = (m->nheads + 2 * m->nkv) * m->hd,
+        up = m->gated ? 2 * m->nff : m->nff;
     const struct {
         const char *name;
         bool here;
         int rows, cols;
-    } row[] = {{"norm1", true, 1, m->nd}, {"norm1_bias", !m->rms, 1, m->nd}, {"qkv", true, wide, m->nd},
-        {"qkv_bias", m->bias, 1, wide}, {"o", true, m->nd, inner}, {"o_bias", m->bias, 1, m->nd},
-        {"norm2", true, 1, m->nd}, {"norm2_bias", !m->rms, 1, m->nd}, {"up", true, up, m->nd},
-        {"up_bias", m->bias, 1, up}, {"down", true, m->nd, m->nff}, {"down_bias", m->bias, 1, m->nd}};
+    } row[] = {{"norm1", true, 1, m->nd}, {"norm1_bias", !m->rms, 1, m->nd},
+        {"qkv", true, wide, m->nd}, {"qkv_bias", m->bias, 1, wide}, {"o", true, m->nd, inner},
+        {"o_bias", m->bias, 1, m->nd}, {"norm2", true, 1, m->nd}, {"norm2_bias", !m->rms, 1, m->nd},
+        {"up", true, up, m->nd}, {"up_bias", m->bias, 1, up}, {"down", true, m->nd, m->nff},
+        {"down_bias", m->bias, 1, m->nd}};
 
     for (size_t j = 0; j < FL_COUNT(row); j++) {
         if (row[j].here) {
@@ -131,8 +151,9 @@ static void model_block_sites(fl_model *m, int i)
         const char *name;
         bool here;
         int m, n;
-    } row[] = {{"q", true, inner, m->nd}, {"k", true, kv, m->nd}, {"v", true, kv, m->nd}, {"o", true, m->nd, inner},
-        {"gate", m->gated, m->nff, m->nd}, {"up", true, m->nff, m->nd}, {"down", true, m->nd, m->nff}};
+    } row[] = {{"q", true, inner, m->nd}, {"k", true, kv, m->nd}, {"v", true, kv, m->nd},
+        {"o", true, m->nd, inner}, {"gate", m->gated, m->nff, m->nd}, {"up", true, m->nff, m->nd},
+        {"down", true, m->nd, m->nff}};
 
     for (size_t j = 0; j < FL_COUNT(row); j++) {
         if (row[j].here) {
@@ -206,7 +227,8 @@ static int model_find(const fl_model *m, int block, const char *name)
 int fl_model_site_named(const fl_model *m, int block, const char *short_name)
 {
     for (int i = 0; i < m->nsites; i++) {
-        if (m->site[i].block == block && strcmp(strchr(m->site[i].name, '.') + 1, short_name) == 0) {
+        if (m->site[i].block == block &&
+            strcmp(strchr(m->site[i].name, '.') + 1, short_name) == 0) {
             return i;
         }
     }
@@ -221,8 +243,9 @@ void fl_model_site_tensor(const fl_model *m, int site, int *tensor, int *row0)
     const struct {
         const char *site, *tensor;
         int row0;
-    } row[] = {{"q", "qkv", 0}, {"k", "qkv", m->nheads * m->hd}, {"v", "qkv", (m->nheads + m->nkv) * m->hd},
-        {"o", "o", 0}, {"gate", "up", 0}, {"up", "up", m->gated ? m->nff : 0}, {"down", "down", 0}};
+    } row[] = {{"q", "qkv", 0}, {"k", "qkv", m->nheads * m->hd},
+        {"v", "qkv", (m->nheads + m->nkv) * m->hd}, {"o", "o", 0}, {"gate", "up", 0},
+        {"up", "up", m->gated ? m->nff : 0}, {"down", "down", 0}};
 
     for (size_t j = 0; j < FL_COUNT(row); j++) {
         if (strcmp(name, row[j].site) == 0) {
@@ -234,7 +257,8 @@ void fl_model_site_tensor(const fl_model *m, int site, int *tensor, int *row0)
     FL_REQUIRE(!"a site has one of the seven names");
 }
 
-static void shape_group(const fl_model *m, int block, const char *name, const char *bias, nn_group *g)
+static void shape_group(
+    const fl_model *m, int block, const char *name, const char *bias, nn_group *g)
 {
     g->tensor = model_find(m, block, name);
     g->bias = model_find(m, block, bias);
@@ -300,7 +324,8 @@ void fl_model_init(const fl_model *m, uint64_t seed, fl_real *base)
         }
         bool norm = strncmp(name, "norm", 4) == 0;
         for (size_t j = 0; j < n; j++) {
-            base[t->at + j] = norm ? 1 : (fl_real)(std * fl_rng_normal(seed, FL_RNG_WEIGHTS, i, 0, j));
+            base[t->at + j] =
+                norm ? 1 : (fl_real)(std * fl_rng_normal(seed, FL_RNG_WEIGHTS, i, 0, j));
         }
     }
 }

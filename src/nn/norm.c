@@ -5,8 +5,8 @@
 #include "nn_internal.h"
 #include "vec.h"
 
-void nn_norm_forward(int rows, int n, double eps, const fl_real *x, const fl_real *w, const fl_real *b, fl_real *y,
-    fl_real *mean, fl_real *rstd)
+void nn_norm_forward(int rows, int n, double eps, const fl_real *x, const fl_real *w,
+    const fl_real *b, fl_real *y, fl_real *mean, fl_real *rstd)
 {
     for (size_t i = 0; i < (size_t)rows; i++) {
         const fl_real *restrict from = x + i * (size_t)n;
@@ -34,8 +34,8 @@ void nn_norm_forward(int rows, int n, double eps, const fl_real *x, const fl_rea
 }
 
 /* sum of g and of g u over a row, in fixed lanes */
-static void norm_sums(
-    int n, const fl_real *x, const fl_real *w, const fl_real *dy, fl_real mu, fl_real r, fl_real *sg, fl_real *sgu)
+static void norm_sums(int n, const fl_real *x, const fl_real *w, const fl_real *dy, fl_real mu,
+    fl_real r, fl_real *sg, fl_real *sgu)
 {
     nn_lanes a = {0}, c = {0}, shift = {0};
     fl_real s[NN_LANES], u[NN_LANES];
@@ -58,8 +58,8 @@ static void norm_sums(
     *sgu = nn_tree_sum(u) * r;
 }
 
-void nn_norm_backward(bool layer, int rows, int n, const fl_real *x, const fl_real *w, const fl_real *mean,
-    const fl_real *rstd, const fl_real *dy, fl_real *dx)
+void nn_norm_backward(bool layer, int rows, int n, const fl_real *x, const fl_real *w,
+    const fl_real *mean, const fl_real *rstd, const fl_real *dy, fl_real *dx)
 {
     for (size_t i = 0; i < (size_t)rows; i++) {
         const fl_real *restrict from = x + i * (size_t)n, *restrict back = dy + i * (size_t)n;
@@ -75,8 +75,8 @@ void nn_norm_backward(bool layer, int rows, int n, const fl_real *x, const fl_re
     }
 }
 
-void nn_norm_weights(bool layer, int rows, int n, const fl_real *x, const fl_real *mean, const fl_real *rstd,
-    const fl_real *dy, fl_real *dw, fl_real *db)
+void nn_norm_weights(bool layer, int rows, int n, const fl_real *x, const fl_real *mean,
+    const fl_real *rstd, const fl_real *dy, fl_real *dw, fl_real *db)
 {
     if (dw) {
         fl_real *restrict to = dw;

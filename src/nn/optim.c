@@ -1,11 +1,12 @@
-/* optim.c - AdamW and SGD with the order of operations of torch.optim (single tensor, not fused), clipping, schedules.
- * Scalars are computed in double and rounded once, as torch rounds Python floats. */
+/* optim.c - AdamW and SGD with the order of operations of torch.optim (single tensor, not fused),
+ * clipping, schedules. Scalars are computed in double and rounded once, as torch rounds Python
+ * floats. */
 #include "fedlora/deck.h"
 #include "nn_internal.h"
 #include "vec.h"
 
-void fl_optim_create(fl_optim *o, int kind, double beta1, double beta2, double eps, double weight_decay,
-    double momentum, size_t n)
+void fl_optim_create(fl_optim *o, int kind, double beta1, double beta2, double eps,
+    double weight_decay, double momentum, size_t n)
 {
     FL_REQUIRE(kind == FL_OPT_ADAMW || kind == FL_OPT_SGD);
     *o = (fl_optim){.kind = kind,
@@ -26,12 +27,14 @@ void fl_optim_destroy(fl_optim *o)
     *o = (fl_optim){0};
 }
 
-/* x (1 - lr wd); m = lerp(m, g, 1 - b1); v = b2 v + (1 - b2) g g; x -= lr/c1 m / (sqrt(v) / sqrt(c2) + eps) */
-static void optim_adamw(const fl_optim *o, double lr, size_t n, const fl_real *restrict g, fl_real *restrict m,
-    fl_real *restrict v, fl_real *restrict x)
+/* x (1 - lr wd); m = lerp(m, g, 1 - b1); v = b2 v + (1 - b2) g g; x -= lr/c1 m / (sqrt(v) /
+ * sqrt(c2) + eps) */
+static void optim_adamw(const fl_optim *o, double lr, size_t n, const fl_real *restrict g,
+    fl_real *restrict m, fl_real *restrict v, fl_real *restrict x)
 {
     double c1 = 1 - pow(o->beta1, (double)o->step), c2 = 1 - pow(o->beta2, (double)o->step);
-    fl_real keep = (fl_real)(1 - lr * o->weight_decay), pull = (fl_real)(1 - o->beta1), b1 = (fl_real)o->beta1;
+    fl_real keep = (fl_real)(1 - lr * o->weight_decay), pull = (fl_real)(1 - o->beta1),
+            b1 = (fl_real)o->beta1;
     fl_real b2 = (fl_real)o->beta2, rest = (fl_real)(1 - o->beta2);
     fl_real step = (fl_real)(-lr / c1), root = (fl_real)sqrt(c2), eps = (fl_real)o->eps;
     bool near = pull < (fl_real)0.5; /* torch's lerp picks the form that loses less */
@@ -47,8 +50,8 @@ static void optim_adamw(const fl_optim *o, double lr, size_t n, const fl_real *r
     }
 }
 
-static void optim_sgd(const fl_optim *o, double lr, size_t n, const fl_real *restrict g, fl_real *restrict m,
-    fl_real *restrict x)
+static void optim_sgd(const fl_optim *o, double lr, size_t n, const fl_real *restrict g,
+    fl_real *restrict m, fl_real *restrict x)
 {
     fl_real decay = (fl_real)o->weight_decay, mu = (fl_real)o->momentum, step = (fl_real)-lr;
 
@@ -58,14 +61,16 @@ static void optim_sgd(const fl_optim *o, double lr, size_t n, const fl_real *res
         }
         return;
     }
-    for (size_t i = 0; i < n; i++) { /* the first step has m = 0, so m becomes g, as torch's clone of it */
+    for (size_t i = 0; i < n;
+         i++) { /* the first step has m = 0, so m becomes g, as torch's clone of it */
         fl_real mi = mu * m[i] + (g[i] + decay * x[i]);
         m[i] = mi;
         x[i] += step * mi;
     }
 }
 
-void fl_optim_step(fl_optim *o, double lr, int nranges, const fl_range *range, const fl_real *grad, fl_real *x)
+void fl_optim_step(
+    fl_optim *o, double lr, int nranges, const fl_range *range, const fl_real *grad, fl_real *x)
 {
     o->step++;
     for (int i = 0; i < nranges; i++) {
@@ -111,7 +116,8 @@ double fl_clip(double clip, int nranges, const fl_range *range, fl_real *grad)
     return norm;
 }
 
-/* Choice: warmup takes ceil(warmup n) steps and step i has (i + 1) / (steps + 1), so that no step is idle; the first step after it has 1. */
+/* Choice: warmup takes ceil(warmup n) steps and step i has (i + 1) / (steps + 1), so that no step
+ * is idle; the first step after it has 1. */
 double fl_schedule(int schedule, double warmup, int i, int n)
 {
     FL_REQUIRE(i >= 0 && i < n && warmup >= 0 && warmup <= 1);

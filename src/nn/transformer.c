@@ -1,7 +1,8 @@
 /* transformer.c - the whole model, forward and backward. Block i, pre-norm (GPT-2, Llama):
  *   n1 = norm1(x1), qkv = n1 Wqkv', rotary(q, k), att = attention(qkv), x2 = x1 + att Wo',
  *   n2 = norm2(x2), up = n2 Wup', act = gelu(up) or silu(gate) up, next x1 = x2 + act Wdown'.
- * Backward carries d, the gradient of the residual stream, down to the lowest position that trains and no further. */
+ * Backward carries d, the gradient of the residual stream, down to the lowest position that trains
+ * and no further. */
 #include "nn_internal.h"
 #include <limits.h>
 #include <string.h>
@@ -43,19 +44,20 @@ static void block_forward(fl_work *k, const fl_pass *p, const fl_batch *batch, i
     nn_saved *s = transformer_saved(k, i);
     int nt = batch->ntokens;
 
-    nn_norm_forward(nt, m->nd, m->eps, s->x1, p->w[b->norm1], transformer_weight(p, b->norm1_bias), s->n1, s->mean1,
-        s->rstd1);
+    nn_norm_forward(nt, m->nd, m->eps, s->x1, p->w[b->norm1], transformer_weight(p, b->norm1_bias),
+        s->n1, s->mean1, s->rstd1);
     nn_linear_forward(k, p, &b->g[NN_QKV], nt, s->n1, NULL, s->qkv, s->h[NN_QKV]);
     transformer_turn(k, batch, 1, s->qkv);
     nn_lap(k, NN_T_POINTWISE);
     nn_attention_forward(k, batch, s);
     nn_lap(k, NN_T_ATTENTION);
     nn_linear_forward(k, p, &b->g[NN_O], nt, s->att, s->x1, s->x2, s->h[NN_O]);
-    nn_norm_forward(nt, m->nd, m->eps, s->x2, p->w[b->norm2], transformer_weight(p, b->norm2_bias), s->n2, s->mean2,
-        s->rstd2);
+    nn_norm_forward(nt, m->nd, m->eps, s->x2, p->w[b->norm2], transformer_weight(p, b->norm2_bias),
+        s->n2, s->mean2, s->rstd2);
     nn_linear_forward(k, p, &b->g[NN_UP], nt, s->n2, NULL, s->up, s->h[NN_UP]);
     nn_activation_forward(m->gated, nt, m->nff, s->up, s->act);
-    nn_linear_forward(k, p, &b->g[NN_DOWN], nt, s->act, s->x2, transformer_input(k, i + 1), s->h[NN_DOWN]);
+    nn_linear_forward(
+        k, p, &b->g[NN_DOWN], nt, s->act, s->x2, transformer_input(k, i + 1), s->h[NN_DOWN]);
 }
 
 void nn_forward(fl_work *k, const fl_pass *p, const fl_batch *batch)
@@ -63,12 +65,13 @@ void nn_forward(fl_work *k, const fl_pass *p, const fl_batch *batch)
     const fl_model *m = k->m;
     const nn_shape *sh = &k->shape;
 
-    nn_embed_forward(batch, m->nd, p->w[sh->embed], transformer_weight(p, sh->pos), transformer_input(k, 0));
+    nn_embed_forward(
+        batch, m->nd, p->w[sh->embed], transformer_weight(p, sh->pos), transformer_input(k, 0));
     for (int i = 0; i < m->nlayers; i++) {
         block_forward(k, p, batch, i);
     }
-    nn_norm_forward(batch->ntokens, m->nd, m->eps, k->last, p->w[sh->normf], transformer_weight(p, sh->normf_bias),
-        k->xf, k->meanf, k->rstdf);
+    nn_norm_forward(batch->ntokens, m->nd, m->eps, k->last, p->w[sh->normf],
+        transformer_weight(p, sh->normf_bias), k->xf, k->meanf, k->rstdf);
     nn_lap(k, NN_T_POINTWISE);
     k->last_rows = batch->ntokens;
     k->last_head = p->w[sh->head];
@@ -101,8 +104,10 @@ int nn_lowest(const fl_work *k, const fl_pass *p)
     for (int i = 0; i < k->m->nlayers; i++) {
         const nn_block *b = &sh->block[i];
         bool at[NN_STAGES] = {false};
-        at[NN_STAGE_NORM1] = transformer_gradient(p, b->norm1) || transformer_gradient(p, b->norm1_bias);
-        at[NN_STAGE_NORM2] = transformer_gradient(p, b->norm2) || transformer_gradient(p, b->norm2_bias);
+        at[NN_STAGE_NORM1] =
+            transformer_gradient(p, b->norm1) || transformer_gradient(p, b->norm1_bias);
+        at[NN_STAGE_NORM2] =
+            transformer_gradient(p, b->norm2) || transformer_gradient(p, b->norm2_bias);
         for (int j = 0; j < NN_GROUPS; j++) {
             at[stage[j]] = group_trains(p, &b->g[j]);
         }
@@ -119,12 +124,13 @@ int nn_lowest(const fl_work *k, const fl_pass *p)
 }
 
 /* gradients of a norm's weights; then d += its gradient by x if anything below trains */
-static void norm_backward(fl_work *k, const fl_pass *p, int rows, int w, int b, bool below, const fl_real *x,
-    const fl_real *mean, const fl_real *rstd, const fl_real *dy)
+static void norm_backward(fl_work *k, const fl_pass *p, int rows, int w, int b, bool below,
+    const fl_real *x, const fl_real *mean, const fl_real *rstd, const fl_real *dy)
 {
     const fl_model *m = k->m;
 
-    nn_norm_weights(!m->rms, rows, m->nd, x, mean, rstd, dy, transformer_gradient(p, w), transformer_gradient(p, b));
+    nn_norm_weights(!m->rms, rows, m->nd, x, mean, rstd, dy, transformer_gradient(p, w),
+        transformer_gradient(p, b));
     if (below) {
         nn_norm_backward(!m->rms, rows, m->nd, x, p->w[w], mean, rstd, dy, k->d);
     }
@@ -144,26 +150,29 @@ static void block_backward(fl_work *k, const fl_pass *p, const fl_batch *batch, 
         return;
     }
     nn_activation_backward(m->gated, nt, m->nff, s->up, k->dact, k->dup);
-    nn_linear_backward(k, p, &b->g[NN_UP], nt, s->n2, k->dup, s->h[NN_UP], here + NN_STAGE_UP > low, k->dn);
+    nn_linear_backward(
+        k, p, &b->g[NN_UP], nt, s->n2, k->dup, s->h[NN_UP], here + NN_STAGE_UP > low, k->dn);
     if (here + NN_STAGE_UP <= low) {
         return;
     }
-    norm_backward(
-        k, p, nt, b->norm2, b->norm2_bias, here + NN_STAGE_NORM2 > low, s->x2, s->mean2, s->rstd2, k->dn);
+    norm_backward(k, p, nt, b->norm2, b->norm2_bias, here + NN_STAGE_NORM2 > low, s->x2, s->mean2,
+        s->rstd2, k->dn);
     if (here + NN_STAGE_NORM2 <= low) {
         return;
     }
-    nn_linear_backward(k, p, &b->g[NN_O], nt, s->att, k->d, s->h[NN_O], here + NN_STAGE_O > low, k->datt);
+    nn_linear_backward(
+        k, p, &b->g[NN_O], nt, s->att, k->d, s->h[NN_O], here + NN_STAGE_O > low, k->datt);
     if (here + NN_STAGE_O <= low) {
         return;
     }
     nn_attention_backward(k, batch, s, k->datt, k->dqkv);
     nn_lap(k, NN_T_ATTENTION);
     transformer_turn(k, batch, -1, k->dqkv);
-    nn_linear_backward(k, p, &b->g[NN_QKV], nt, s->n1, k->dqkv, s->h[NN_QKV], here + NN_STAGE_QKV > low, k->dn);
+    nn_linear_backward(
+        k, p, &b->g[NN_QKV], nt, s->n1, k->dqkv, s->h[NN_QKV], here + NN_STAGE_QKV > low, k->dn);
     if (here + NN_STAGE_QKV > low) {
-        norm_backward(
-            k, p, nt, b->norm1, b->norm1_bias, here + NN_STAGE_NORM1 > low, s->x1, s->mean1, s->rstd1, k->dn);
+        norm_backward(k, p, nt, b->norm1, b->norm1_bias, here + NN_STAGE_NORM1 > low, s->x1,
+            s->mean1, s->rstd1, k->dn);
     }
 }
 
@@ -175,7 +184,8 @@ static void transformer_backward(fl_work *k, const fl_pass *p, const fl_batch *b
     fl_real *dembed = transformer_gradient(p, sh->embed), *dpos = transformer_gradient(p, sh->pos);
 
     memset(k->d, 0, (size_t)batch->ntokens * (size_t)k->m->nd * sizeof *k->d);
-    norm_backward(k, p, batch->ntokens, sh->normf, sh->normf_bias, top > low, k->last, k->meanf, k->rstdf, k->dn);
+    norm_backward(k, p, batch->ntokens, sh->normf, sh->normf_bias, top > low, k->last, k->meanf,
+        k->rstdf, k->dn);
     for (int i = k->m->nlayers - 1; i >= 0 && i * NN_STAGES + NN_STAGE_DOWN >= low; i--) {
         block_backward(k, p, batch, i, low);
     }
@@ -214,7 +224,8 @@ static int transformer_check(const fl_work *k, const fl_pass *p, const fl_batch 
     return n;
 }
 
-/* what no product overwrites starts at zero: skipped factors, lookups, everything when there is no target */
+/* what no product overwrites starts at zero: skipped factors, lookups, everything when there is no
+ * target */
 static void transformer_zero(const fl_work *k, const fl_pass *p, bool all)
 {
     const fl_model *m = k->m;
@@ -226,9 +237,17 @@ static void transformer_zero(const fl_work *k, const fl_pass *p, bool all)
     }
     for (int i = 0; p->dw && i < m->ntensors; i++) {
         if (p->dw[i] && (all || i == k->shape.embed || i == k->shape.pos)) {
-            memset(p->dw[i], 0, (size_t)m->tensor[i].rows * (size_t)m->tensor[i].cols * sizeof(fl_real));
+            memset(p->dw[i], 0,
+                (size_t)m->tensor[i].rows * (size_t)m->tensor[i].cols * sizeof(fl_real));
         }
     }
+}
+
+/* no forward was run: there are no logits */
+static void transformer_forget(fl_work *k, const fl_pass *p)
+{
+    k->last_rows = 0;
+    k->last_head = p->w[k->shape.head];
 }
 
 double fl_nn_loss(fl_work *k, const fl_pass *pass, const fl_batch *batch, int *n)
@@ -236,6 +255,7 @@ double fl_nn_loss(fl_work *k, const fl_pass *pass, const fl_batch *batch, int *n
     *n = transformer_check(k, pass, batch);
     k->lap = k->clocked ? fl_now() : 0;
     if (batch->ntokens == 0) {
+        transformer_forget(k, pass);
         return 0;
     }
     nn_forward(k, pass, batch);
@@ -248,6 +268,7 @@ double fl_nn_grad(fl_work *k, const fl_pass *pass, const fl_batch *batch, int *n
     *n = transformer_check(k, pass, batch);
     transformer_zero(k, pass, *n == 0);
     if (*n == 0) {
+        transformer_forget(k, pass);
         return 0;
     }
     k->lap = k->clocked ? fl_now() : 0;

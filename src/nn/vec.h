@@ -1,5 +1,6 @@
-/* vec.h - row operations that vectorise without -ffast-math. Reductions run in a fixed number of lanes that are added in a
- * fixed tree, so their bits depend on the length only: not on alignment, not on the width of the machine's vectors. */
+/* vec.h - row operations that vectorise without -ffast-math. Reductions run in a fixed number of
+ * lanes that are added in a fixed tree, so their bits depend on the length only: not on alignment,
+ * not on the width of the machine's vectors. */
 #ifndef FL_NN_VEC_H
 #define FL_NN_VEC_H
 #include "fedlora/base.h"
@@ -56,7 +57,8 @@ static inline fl_real nn_dot(int n, const fl_real *x, const fl_real *y)
     return nn_tree_sum(s);
 }
 
-/* largest of n >= 1 numbers; a NaN may be passed over (the exponential that follows brings it back) */
+/* largest of n >= 1 numbers; a NaN may be passed over (the exponential that follows brings it back)
+ */
 static inline fl_real nn_max(int n, const fl_real *x)
 {
     fl_real s[NN_LANES];
@@ -95,11 +97,13 @@ static inline float nn_madd(float a, float b, float c)
     return a * b + c;
 #endif
 }
-/* e^x to about 1 ulp, branch-free so that loops over it vectorise: x = k ln 2 + r, polynomial of degree 7 in r (Cephes
- * expf's coefficients), scaled by 2^k in two steps so that k = 128 works. Below -87.33 (where results are denormal): 0. */
+/* e^x to about 1 ulp, branch-free so that loops over it vectorise: x = k ln 2 + r, polynomial of
+ * degree 7 in r (Cephes expf's coefficients), scaled by 2^k in two steps so that k = 128 works.
+ * Below -87.33 (where results are denormal): 0. */
 static inline float nn_exp(float x)
 {
-    const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer held in the low bits */
+    const float shift =
+        12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer held in the low bits */
     float c = x < -87.33f ? -87.33f : x, t, k, r, y;
     int32_t bits;
 

@@ -1,5 +1,6 @@
-/* work.c - the workspace: what forward leaves for backward and the scratch of a step, one allocation cut into
- * 64-byte aligned pieces. The same function measures and cuts, so fl_work_bytes cannot disagree with fl_work_create. */
+/* work.c - the workspace: what forward leaves for backward and the scratch of a step, one
+ * allocation cut into 64-byte aligned pieces. The same function measures and cuts, so fl_work_bytes
+ * cannot disagree with fl_work_create. */
 #include "nn_internal.h"
 
 typedef struct cut {
@@ -68,7 +69,8 @@ static void work_cut(fl_work *k, cut *c)
 {
     const fl_model *m = k->m;
     size_t nt = (size_t)k->ntokens, nd = (size_t)m->nd, half = m->rotary ? (size_t)m->hd / 2 : 0;
-    size_t inner = (size_t)m->nheads * (size_t)m->hd, wide = FL_MAX(FL_MAX(nd, inner), (size_t)m->nff);
+    size_t inner = (size_t)m->nheads * (size_t)m->hd,
+           wide = FL_MAX(FL_MAX(nd, inner), (size_t)m->nff);
     size_t adapted = k->rmax > 0 ? nt : 0;
 
     k->saved = cut_bytes(c, (size_t)k->nsaved, sizeof *k->saved);
@@ -92,7 +94,8 @@ static void work_cut(fl_work *k, cut *c)
     }
 }
 
-static void work_describe(fl_work *k, const fl_model *m, int ntokens, int nseq, int length, int rmax, bool train)
+static void work_describe(
+    fl_work *k, const fl_model *m, int ntokens, int nseq, int length, int rmax, bool train)
 {
     FL_REQUIRE(m->ntensors > 0 && ntokens >= 0 && nseq >= 0 && length >= 0 && rmax >= 0);
     *k = (fl_work){.m = m,

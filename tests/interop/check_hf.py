@@ -17,6 +17,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+warnings.filterwarnings("ignore", category=FutureWarning)
 LIMIT = 2e-5  # of the largest logit: float32 through 12 blocks in another order of summation
 
 

@@ -1,5 +1,5 @@
-/* la_check.h - what the tests of la share: problems whose singular values are known, and judges that use plain loops
- * instead of the library under test. */
+/* la_check.h - what the tests of la share: problems whose singular values are known, and judges
+ * that use plain loops instead of the library under test. */
 #ifndef FL_LA_CHECK_H
 #define FL_LA_CHECK_H
 #include "fedlora/la.h"
@@ -80,9 +80,10 @@ static inline void la_transposed(int m, int n, const double *x, double *y)
     }
 }
 
-/* The first `rank` of the k possible singular values are 2^(-i/4), the others zero. bs = H D and as = D' G with H, G
- * orthogonal and D the root of the values on the diagonal; for R > k the columns that are not needed hold numbers that
- * meet zero rows. A last reflection Q, bs Q and Q as, mixes the stack. */
+/* The first `rank` of the k possible singular values are 2^(-i/4), the others zero. bs = H D and as
+ * = D' G with H, G orthogonal and D the root of the values on the diagonal; for R > k the columns
+ * that are not needed hold numbers that meet zero rows. A last reflection Q, bs Q and Q as, mixes
+ * the stack. */
 static inline la_problem la_problem_make(int m, int n, int nstack, int rank)
 {
     const size_t nm = (size_t)m, nn = (size_t)n, nr = (size_t)nstack;
@@ -148,8 +149,8 @@ static inline double la_departure(int len, int stride, int k, const double *w)
 }
 
 /* ||x - u diag(sv) vt||_F, u m x r, vt r x n */
-static inline double la_residual(int m, int n, int r, const double *x, const double *u,
-    const double *sv, const double *vt)
+static inline double la_residual(
+    int m, int n, int r, const double *x, const double *u, const double *sv, const double *vt)
 {
     double *us = fl_alloc("test: us", (size_t)m * (size_t)r, sizeof *us), norm;
     double *y = fl_alloc("test: y", (size_t)m * (size_t)n, sizeof *y);
@@ -167,13 +168,14 @@ static inline double la_residual(int m, int n, int r, const double *x, const dou
     return norm;
 }
 
-/* what every answer must be, for X of norm about 1: values, order, zeros beyond k, orthogonality, signs, and a distance to X
- * that is the best a rank r matrix can do (Eckart-Young) */
-static inline void la_judge(const la_problem *p, int r, const double *u, const double *sv,
-    const double *vt)
+/* what every answer must be, for X of norm about 1: values, order, zeros beyond k, orthogonality,
+ * signs, and a distance to X that is the best a rank r matrix can do (Eckart-Young) */
+static inline void la_judge(
+    const la_problem *p, int r, const double *u, const double *sv, const double *vt)
 {
-    const double unit = LA_EPS * FL_MAX(p->m, p->n) * FL_MAX(1, la_frobenius(
-        (size_t)p->m * (size_t)p->nstack, p->bs) * la_frobenius((size_t)p->nstack * (size_t)p->n, p->as));
+    const double unit = LA_EPS * FL_MAX(p->m, p->n) *
+                        FL_MAX(1, la_frobenius((size_t)p->m * (size_t)p->nstack, p->bs) *
+                                      la_frobenius((size_t)p->nstack * (size_t)p->n, p->as));
     const int k = FL_MIN(r, p->k);
     double *v = fl_alloc("test: v", (size_t)r * (size_t)p->n, sizeof *v), beyond = 0;
 
@@ -210,8 +212,8 @@ static inline void la_judge(const la_problem *p, int r, const double *u, const d
     fl_free(v);
 }
 
-static inline uint64_t la_hash(int m, int n, int r, const double *u, const double *sv,
-    const double *vt)
+static inline uint64_t la_hash(
+    int m, int n, int r, const double *u, const double *sv, const double *vt)
 {
     uint64_t h = fl_hash(u, (size_t)m * (size_t)r * sizeof *u, 1);
 

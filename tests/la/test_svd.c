@@ -1,5 +1,6 @@
-/* test_svd.c - the local part of la: products, QR, SVD dense and factored, norms of sums of products. Every rank does the
- * same and all must find the same bits. References are plain loops and matrices whose singular values are known. */
+/* test_svd.c - the local part of la: products, QR, SVD dense and factored, norms of sums of
+ * products. Every rank does the same and all must find the same bits. References are plain loops
+ * and matrices whose singular values are known. */
 #include "la_check.h"
 #include <limits.h>
 
@@ -53,8 +54,8 @@ static void gemm_case(char ta, char tb, int m, int n, int k)
 
 static void test_gemm(void **state)
 {
-    static const int shape[][3] = {
-        {1, 1, 1}, {1, 7, 5}, {7, 1, 5}, {5, 7, 1}, {3, 4, 0}, {0, 4, 3}, {4, 0, 3}, {64, 31, 17}, {33, 65, 129}};
+    static const int shape[][3] = {{1, 1, 1}, {1, 7, 5}, {7, 1, 5}, {5, 7, 1}, {3, 4, 0}, {0, 4, 3},
+        {4, 0, 3}, {64, 31, 17}, {33, 65, 129}};
 
     (void)state;
     for (size_t i = 0; i < FL_COUNT(shape); i++) {
@@ -197,7 +198,8 @@ static uint64_t factors_case(const la_problem *p, fl_solver solver, int r, bool 
         }
         if (all > 0) {
             assert_true(fabs(report.discarded - beyond / all) < 1e-12);
-            assert_true(report.residual < LA_BOUND * LA_EPS * FL_MAX(m, n) * FL_MAX(1, weight / sqrt(all)));
+            assert_true(
+                report.residual < LA_BOUND * LA_EPS * FL_MAX(m, n) * FL_MAX(1, weight / sqrt(all)));
             assert_true(report.residual > 0 || FL_MIN(m, n) == 1);
         }
         assert_true(report.orthogonality < LA_BOUND * LA_EPS * FL_MAX(m, n));
@@ -245,8 +247,8 @@ static void test_factors(void **state)
 /* larger primes, and both branches of every choice by shape */
 static void test_factors_large(void **state)
 {
-    static const int shape[][4] = {
-        {293, 211, 17, 17}, {211, 293, 40, 23}, {293, 67, 120, 60}, {67, 293, 250, 67}, {283, 300, 310, 5}};
+    static const int shape[][4] = {{293, 211, 17, 17}, {211, 293, 40, 23}, {293, 67, 120, 60},
+        {67, 293, 250, 67}, {283, 300, 310, 5}};
 
     (void)state;
     for (size_t i = 0; i < FL_COUNT(shape); i++) {
@@ -301,8 +303,8 @@ static void test_edges(void **state)
             memset(zero.bs, 0, (size_t)m * 3 * sizeof *zero.bs);
             factors_case(&zero, solvers[s], FL_MIN(m, 5), true);
             /* nothing needs to be there when there is nothing to read or write */
-            assert_int_equal(fl_svd_factors(solvers[s], m, 5, 0, NULL, NULL, 0, NULL, NULL, NULL,
-                                 true, &report),
+            assert_int_equal(
+                fl_svd_factors(solvers[s], m, 5, 0, NULL, NULL, 0, NULL, NULL, NULL, true, &report),
                 FL_OK);
             assert_true(report.residual == 0 && report.discarded == 0);
             la_problem_free(&none);
@@ -312,7 +314,8 @@ static void test_edges(void **state)
     }
 }
 
-/* factors of very unlike size whose product is ordinary; entries near the ends of the range of float */
+/* factors of very unlike size whose product is ordinary; entries near the ends of the range of
+ * float */
 static void test_scales(void **state)
 {
     la_problem p = la_problem_make(40, 31, 8, INT_MAX);
@@ -326,12 +329,14 @@ static void test_scales(void **state)
     for (size_t i = 0; i < 8 * 31; i++) {
         p.as[i] /= up;
     }
-    assert_int_equal(fl_svd_factors(FL_SOLVE_FACTORED, 40, 31, 8, p.bs, p.as, 8, u, sv, vt, false, NULL), FL_OK);
+    assert_int_equal(
+        fl_svd_factors(FL_SOLVE_FACTORED, 40, 31, 8, p.bs, p.as, 8, u, sv, vt, false, NULL), FL_OK);
     la_judge(&p, 8, u, sv, vt);
     for (size_t i = 0; i < 40 * 8; i++) {
         p.bs[i] /= up;
     }
-    assert_int_equal(fl_svd_factors(FL_SOLVE_FACTORED, 40, 31, 8, p.bs, p.as, 8, u, sv, vt, false, NULL), FL_OK);
+    assert_int_equal(
+        fl_svd_factors(FL_SOLVE_FACTORED, 40, 31, 8, p.bs, p.as, 8, u, sv, vt, false, NULL), FL_OK);
     for (int i = 0; i < 8; i++) {
         assert_true(fabs(sv[i] * up - p.s[i]) < 1e-13);
     }
@@ -353,7 +358,8 @@ static void test_choose(void **state)
 
 static void test_norm(void **state)
 {
-    static const int shape[][3] = {{1, 1, 1}, {7, 5, 3}, {300, 200, 5}, {600, 31, 40}, {31, 600, 1}, {64, 64, 64}};
+    static const int shape[][3] = {
+        {1, 1, 1}, {7, 5, 3}, {300, 200, 5}, {600, 31, 40}, {31, 600, 1}, {64, 64, 64}};
 
     (void)state;
     for (size_t i = 0; i < FL_COUNT(shape); i++) {
@@ -369,7 +375,8 @@ static void test_norm(void **state)
     assert_true(fl_product_norm2(5, 5, 0, NULL, NULL) == 0);
 }
 
-/* ||[B B] [A; -(A + d C)]|| = d ||B C||, d down to 1e-10: a Gram matrix would see nothing below 1e-8 */
+/* ||[B B] [A; -(A + d C)]|| = d ||B C||, d down to 1e-10: a Gram matrix would see nothing below
+ * 1e-8 */
 static void norm_difference(int m, int n, int r)
 {
     const size_t nr = (size_t)r, cols = (size_t)n;
@@ -405,8 +412,8 @@ static void norm_difference(int m, int n, int r)
 static void test_norm_difference(void **state)
 {
     (void)state;
-    norm_difference(300, 200, 4);  /* by triangular factors */
-    norm_difference(300, 20, 8);   /* by panels of the product */
+    norm_difference(300, 200, 4); /* by triangular factors */
+    norm_difference(300, 20, 8);  /* by panels of the product */
     norm_difference(20, 300, 30);
 }
 
@@ -445,7 +452,8 @@ static void test_not_finite(void **state)
         expect_words((const char *const[]){"3 x 2", NULL});
         b[5] = 6;
         a[7] = bad[i];
-        assert_int_equal(fl_svd_factors(FL_SOLVE_AUTO, 3, 4, 2, b, a, 2, u, sv, vt, false, NULL), FL_ENUM);
+        assert_int_equal(
+            fl_svd_factors(FL_SOLVE_AUTO, 3, 4, 2, b, a, 2, u, sv, vt, false, NULL), FL_ENUM);
         fl_error_clear();
         a[7] = 8;
     }
@@ -460,18 +468,22 @@ static void test_too_large(void **state)
     assert_int_equal(fl_svd(100000, 100000, &x, &x, &x, &x), FL_ESHAPE);
     expect_words((const char *const[]){"100000", NULL});
     assert_int_equal(
-        fl_svd_factors(FL_SOLVE_DENSE, 50000, 60000, 512, &x, &x, 8, &x, &x, &x, false, NULL), FL_ESHAPE);
+        fl_svd_factors(FL_SOLVE_DENSE, 50000, 60000, 512, &x, &x, 8, &x, &x, &x, false, NULL),
+        FL_ESHAPE);
     expect_words((const char *const[]){"m = 50000", "n = 60000", "R = 512", "factored", NULL});
     assert_int_equal(
-        fl_svd_factors(FL_SOLVE_AUTO, 90000, 90000, 40000, &x, &x, 8, &x, &x, &x, false, NULL), FL_ESHAPE);
+        fl_svd_factors(FL_SOLVE_AUTO, 90000, 90000, 40000, &x, &x, 8, &x, &x, &x, false, NULL),
+        FL_ESHAPE);
     expect_words((const char *const[]){"m = 90000", "n = 90000", "R = 40000", NULL});
-    assert_int_equal(fl_svd_factors(FL_SOLVE_AUTO, 4096, 4096, (int64_t)INT_MAX + 1, &x, &x, 8, &x, &x,
-                         &x, false, NULL),
+    assert_int_equal(fl_svd_factors(FL_SOLVE_AUTO, 4096, 4096, (int64_t)INT_MAX + 1, &x, &x, 8, &x,
+                         &x, &x, false, NULL),
         FL_ESHAPE);
     expect_words((const char *const[]){"m = 4096", "n = 4096", "R = 2147483648", NULL});
-    assert_int_equal(fl_svd_factors(FL_SOLVE_AUTO, 4, 3, 2, &x, &x, 4, &x, &x, &x, false, NULL), FL_ESHAPE);
+    assert_int_equal(
+        fl_svd_factors(FL_SOLVE_AUTO, 4, 3, 2, &x, &x, 4, &x, &x, &x, false, NULL), FL_ESHAPE);
     expect_words((const char *const[]){"m = 4", "n = 3", "r = 4", NULL});
-    assert_int_equal(fl_svd_factors(FL_SOLVE_AUTO, 0, 3, 2, &x, &x, 0, &x, &x, &x, false, NULL), FL_ESHAPE);
+    assert_int_equal(
+        fl_svd_factors(FL_SOLVE_AUTO, 0, 3, 2, &x, &x, 0, &x, &x, &x, false, NULL), FL_ESHAPE);
     fl_error_clear();
 }
 

@@ -1,5 +1,6 @@
-/* test_checkpoint.c - checkpoints: written on some ranks and read on others, damaged in every way, on a disk that is full.
- * What is expected is the snapshot itself, made again from its formula; no stored files. */
+/* test_checkpoint.c - checkpoints: written on some ranks and read on others, damaged in every way,
+ * on a disk that is full. What is expected is the snapshot itself, made again from its formula; no
+ * stored files. */
 #include "fedlora/io.h"
 #include "harness.h"
 #include <fcntl.h>
@@ -10,7 +11,12 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-enum { NCLIENTS = 41, NARRAYS = 5, NGLOBAL = 700001, NBASE = (5 << 19) + 3 /* two chunks and a half */ };
+enum {
+    NCLIENTS = 41,
+    NARRAYS = 5,
+    NGLOBAL = 700001,
+    NBASE = (5 << 19) + 3 /* two chunks and a half */
+};
 
 static char dir[300]; /* of this test, on all ranks the same */
 
@@ -75,11 +81,11 @@ static void fill_array(int k, fl_array *a)
 static void sample_create(fl_ctx *ctx, bool full, sample *m)
 {
     static const fl_array plan[NARRAYS] = {
-        { "server/global", "aggregated adapter", "1", "element", FL_F32, NGLOBAL, NULL },
-        { "server/keep/r/0", "a small one", "kg", "row,column", FL_F64, 17, NULL },
-        { "run/last_seen", "round", "round", "client", FL_I64, NCLIENTS, NULL },
-        { "run/nothing", "an empty array", "", "", FL_U8, 0, NULL },
-        { "run/metrics", "rows", "", "row,column", FL_F64, 9, NULL },
+        {"server/global", "aggregated adapter", "1", "element", FL_F32, NGLOBAL, NULL},
+        {"server/keep/r/0", "a small one", "kg", "row,column", FL_F64, 17, NULL},
+        {"run/last_seen", "round", "round", "client", FL_I64, NCLIENTS, NULL},
+        {"run/nothing", "an empty array", "", "", FL_U8, 0, NULL},
+        {"run/metrics", "rows", "", "row,column", FL_F64, 9, NULL},
     };
 
     memset(m, 0, sizeof *m);
@@ -91,7 +97,8 @@ static void sample_create(fl_ctx *ctx, bool full, sample *m)
     }
     m->store = fl_store_create(ctx, NCLIENTS);
     for (int id = 0; id < NCLIENTS; id++) {
-        if (blob_bytes(id) > 0 && fl_home(NCLIENTS, ctx->size, id) == ctx->rank && (full || id < 6)) {
+        if (blob_bytes(id) > 0 && fl_home(NCLIENTS, ctx->size, id) == ctx->rank &&
+            (full || id < 6)) {
             char *x = fl_alloc("blob", blob_bytes(id), 1);
 
             fill_blob(id, x);
@@ -104,9 +111,19 @@ static void sample_create(fl_ctx *ctx, bool full, sample *m)
     for (size_t i = 0; i < m->nbase; i++) {
         m->base[i] = (fl_real)((double)(i % 9973) / 7);
     }
-    m->s = (fl_snapshot){ .round = 3, .rounds = 20, .state = 0x0123456789abcdefu, .base_revision = full ? 2 : 0,
-        .deck = (char *)"run: {seed: 1}\n", .versions = (char *)"", .columns = (char *)"round,wall_s,train_loss",
-        .narrays = NARRAYS, .array = m->array, .nclients = NCLIENTS, .store = m->store, .nbase = m->nbase, .base = m->base };
+    m->s = (fl_snapshot){.round = 3,
+        .rounds = 20,
+        .state = 0x0123456789abcdefu,
+        .base_revision = full ? 2 : 0,
+        .deck = (char *)"run: {seed: 1}\n",
+        .versions = (char *)"",
+        .columns = (char *)"round,wall_s,train_loss",
+        .narrays = NARRAYS,
+        .array = m->array,
+        .nclients = NCLIENTS,
+        .store = m->store,
+        .nbase = m->nbase,
+        .base = m->base};
 }
 
 static void sample_destroy(sample *m)
@@ -135,7 +152,8 @@ static void check_store(fl_ctx *ctx, const fl_store *store, bool full)
     int n = fl_store_mine(store, -1, NULL, NULL, NULL), seen = 0;
 
     for (int id = 0; id < NCLIENTS; id++) {
-        seen += blob_bytes(id) > 0 && fl_home(NCLIENTS, ctx->size, id) == ctx->rank && (full || id < 6);
+        seen +=
+            blob_bytes(id) > 0 && fl_home(NCLIENTS, ctx->size, id) == ctx->rank && (full || id < 6);
     }
     assert_int_equal(n, seen);
     for (int i = 0; i < n; i++) {
@@ -169,7 +187,7 @@ static void check_read(fl_ctx *ctx, const char *path, const sample *m, bool full
     assert_string_equal(s.columns, m->s.columns);
     assert_int_equal(s.narrays, NARRAYS);
     for (int k = 0; k < NARRAYS; k++) {
-        static const size_t each[] = { 4, 8, 8, 1 };
+        static const size_t each[] = {4, 8, 8, 1};
         const fl_array *want = &m->array[k], *a = find(&s, want->name);
 
         assert_int_equal(a->type, want->type);
@@ -214,7 +232,8 @@ static void round_trip(void **state)
     fl_ctx_create(MPI_COMM_SELF, &self);
     self->quiet = true;
     for (int full = 0; full < 2; full++) {
-        const char *path = at(full ? "round-000003.h5" : "small.h5"), *other = at(full ? "serial.h5" : "small-serial.h5");
+        const char *path = at(full ? "round-000003.h5" : "small.h5"),
+                   *other = at(full ? "serial.h5" : "small-serial.h5");
 
         /* by all, read by all and by each alone */
         sample_create(test_ctx, full, &m);
@@ -246,7 +265,13 @@ static void round_trip(void **state)
 
 static void nothing_in_it(void **state)
 {
-    fl_snapshot s = { .round = 0, .rounds = 1, .deck = (char *)"", .versions = (char *)"", .columns = (char *)"", .nclients = 0 }, r;
+    fl_snapshot s = {.round = 0,
+                    .rounds = 1,
+                    .deck = (char *)"",
+                    .versions = (char *)"",
+                    .columns = (char *)"",
+                    .nclients = 0},
+                r;
 
     (void)state;
     assert_int_equal(fl_checkpoint_write(test_ctx, at("empty.h5"), &s, NULL), FL_OK);
@@ -261,7 +286,9 @@ static void base_must_fit(void **state)
     fl_store *store = fl_store_create(test_ctx, NCLIENTS);
 
     (void)state;
-    assert_int_equal(fl_checkpoint_read(test_ctx, at("round-000003.h5"), store, NBASE - 1, (fl_real[1]){ 0 }, &s), FL_EFILE);
+    assert_int_equal(
+        fl_checkpoint_read(test_ctx, at("round-000003.h5"), store, NBASE - 1, (fl_real[1]){0}, &s),
+        FL_EFILE);
     assert_non_null(strstr(fl_error_text(), "another model"));
     assert_null(s.deck);
     fl_error_clear();
@@ -273,9 +300,10 @@ static void base_must_fit(void **state)
 static void peek_and_inspect(void **state)
 {
     fl_snapshot s;
-    fl_text t = { 0 };
-    static const char *const parts[] = { "round          3 of 20\n", "clients        27 of 41 with state", "server/keep/r/0",
-        "a small one [row,column]", "revision 2, saved dense: 2621443 numbers" };
+    fl_text t = {0};
+    static const char *const parts[] = {"round          3 of 20\n",
+        "clients        27 of 41 with state", "server/keep/r/0", "a small one [row,column]",
+        "revision 2, saved dense: 2621443 numbers"};
 
     (void)state;
     assert_int_equal(fl_checkpoint_peek(at("round-000003.h5"), &s), FL_OK);
@@ -300,7 +328,7 @@ static void peek_and_inspect(void **state)
 
 static void expect_diff(const char *other, fl_err want, const char *part)
 {
-    fl_text t = { 0 };
+    fl_text t = {0};
 
     assert_int_equal(fl_diff(at("small.h5"), at(other), &t), want);
     if (strstr(t.s, part) == NULL) {
@@ -329,7 +357,8 @@ static void differences(void **state)
     expect_diff("d.h5", FL_OK, "equal\n");
     metrics[6] += 1; /* round of row 2 */
     write_changed("d.h5", &m);
-    expect_diff("d.h5", FL_EDIFF, "first difference: run/metrics: 1 of 9 numbers differ, first at 6 (");
+    expect_diff(
+        "d.h5", FL_EDIFF, "first difference: run/metrics: 1 of 9 numbers differ, first at 6 (");
     metrics[6] = value(4, 6);
     ((float *)m.array[0].x)[77] += 2;
     ((float *)m.array[0].x)[99] -= 4;
@@ -344,7 +373,7 @@ static void differences(void **state)
     sample_destroy(&m);
     sample_create(test_ctx, false, &m);
     for (int id = 1; id <= 3; id++) { /* 1 has no state in small.h5, 2 is changed, 3 removed */
-        char blob[1000] = { 0 };
+        char blob[1000] = {0};
 
         fill_blob(id, blob);
         blob[5] ^= 1;
@@ -354,7 +383,8 @@ static void differences(void **state)
     }
     m.s.state++;
     write_changed("d.h5", &m);
-    expect_diff("d.h5", FL_EDIFF, "first difference: client 1: has state only in the second file\n");
+    expect_diff(
+        "d.h5", FL_EDIFF, "first difference: client 1: has state only in the second file\n");
     expect_diff("d.h5", FL_EDIFF, "client 2: state differs, first at byte 5 of 75");
     expect_diff("d.h5", FL_EDIFF, "client 3: has state only in the first file");
     expect_diff("d.h5", FL_EDIFF, "state: 0123456789abcdef against 0123456789abcdf0");
@@ -367,7 +397,7 @@ static void differences(void **state)
 static void expect_damage(const char *name, size_t where)
 {
     fl_snapshot s;
-    fl_text t = { 0 };
+    fl_text t = {0};
     fl_store *store = fl_store_create(test_ctx, NCLIENTS);
     fl_err err = fl_checkpoint_read(test_ctx, at(name), store, 0, NULL, &s);
 
@@ -404,7 +434,8 @@ static void damaged(void **state)
         put_file("cut.h5", x, length);
         expect_damage("cut.h5", length);
     }
-    for (size_t i = 0; i < 50; i++) { /* every byte is under a hash: a flipped bit anywhere is found */
+    for (size_t i = 0; i < 50;
+         i++) { /* every byte is under a hash: a flipped bit anywhere is found */
         size_t where = i < 20 ? i * 13 : i < 40 ? n / 20 * (i - 20) + i : n - 1 - (i - 40) * 9;
 
         x[where] ^= (char)(1 << (i % 8));
@@ -445,8 +476,9 @@ static void damaged_base(void **state)
 
 static void list_and_prune(void **state)
 {
-    static const char *const names[] = { "round-000002.h5", "round-000010.h5", "round-1000000.h5", "round-000010.h5.tmp",
-        "round-00010.h5", "round-0000100.h5", "round-000011.h5.bak", "xround-000012.h5" };
+    static const char *const names[] = {"round-000002.h5", "round-000010.h5", "round-1000000.h5",
+        "round-000010.h5.tmp", "round-00010.h5", "round-0000100.h5", "round-000011.h5.bak",
+        "xround-000012.h5"};
     char **path, sub[400];
 
     (void)state;
@@ -487,11 +519,13 @@ static void missing_folder(void **state)
 
     (void)state;
     sample_create(test_ctx, false, &m);
-    assert_int_equal(fl_checkpoint_write(test_ctx, at("absent/round-000001.h5"), &m.s, NULL), FL_EFILE);
+    assert_int_equal(
+        fl_checkpoint_write(test_ctx, at("absent/round-000001.h5"), &m.s, NULL), FL_EFILE);
     assert_non_null(strstr(fl_error_text(), "No such file or directory"));
     assert_non_null(strstr(fl_error_text(), "absent/round-000001.h5"));
     fl_error_clear();
-    assert_int_equal(fl_checkpoint_read(test_ctx, at("absent/round-000001.h5"), m.store, 0, NULL, &s), FL_EFILE);
+    assert_int_equal(
+        fl_checkpoint_read(test_ctx, at("absent/round-000001.h5"), m.store, 0, NULL, &s), FL_EFILE);
     assert_non_null(strstr(fl_error_text(), "No such file or directory"));
     fl_error_clear();
     sample_destroy(&m);
@@ -533,7 +567,8 @@ static void write_error_on_one_rank(void **state)
     getrlimit(RLIMIT_FSIZE, &old);
     for (int rank = 0; rank < test_ctx->size; rank++) {
         low = old;
-        low.rlim_cur = rank % 2 == 0 ? 2000 : 1 << 20; /* nothing, or only the header, can be written */
+        low.rlim_cur =
+            rank % 2 == 0 ? 2000 : 1 << 20; /* nothing, or only the header, can be written */
         if (test_ctx->rank == rank) {
             setrlimit(RLIMIT_FSIZE, &low);
         }
@@ -578,8 +613,10 @@ static void full_disk(void **state)
     }
     sample_create(test_ctx, true, &big);
     sample_create(test_ctx, false, &little);
-    assert_int_equal(fl_checkpoint_write(test_ctx, at("full/round-000001.h5"), &little.s, NULL), FL_OK);
-    assert_int_equal(fl_checkpoint_write(test_ctx, at("full/round-000001.h5"), &big.s, NULL), FL_EFILE);
+    assert_int_equal(
+        fl_checkpoint_write(test_ctx, at("full/round-000001.h5"), &little.s, NULL), FL_OK);
+    assert_int_equal(
+        fl_checkpoint_write(test_ctx, at("full/round-000001.h5"), &big.s, NULL), FL_EFILE);
     assert_non_null(strstr(fl_error_text(), "disk full"));
     assert_false(fl_path_exists(at("full/round-000001.h5.tmp")));
     fl_error_clear();

@@ -1,5 +1,6 @@
-/* test_inspect.c - inspect, verify and diff of files that are not checkpoints: data sets by another writer (here HDF5 itself, as
- * h5py would), safetensors, and files damaged so that HDF5 may crash on them. */
+/* test_inspect.c - inspect, verify and diff of files that are not checkpoints: data sets by another
+ * writer (here HDF5 itself, as h5py would), safetensors, and files damaged so that HDF5 may crash
+ * on them. */
 #include "fedlora/io.h"
 #include "harness.h"
 #include <hdf5.h>
@@ -26,7 +27,8 @@ static void expect_text(const char *part)
     }
 }
 
-static void expect(fl_err (*call)(const char *, fl_text *), const char *name, fl_err want, const char *part)
+static void expect(
+    fl_err (*call)(const char *, fl_text *), const char *name, fl_err want, const char *part)
 {
     fl_text_free(&out);
     fl_error_clear();
@@ -67,7 +69,8 @@ typedef struct recipe {
     hsize_t nsplit;
 } recipe;
 
-static const recipe good = { { 5, 6, 7, 8, 9, 1, 2, 3, 4 }, { 0, 2, 5, 5, 9 }, { 1, 0, 1, 4 }, { 0, 0, 2, 1 }, { 0, 0, 2, 1 }, 4 };
+static const recipe good = {
+    {5, 6, 7, 8, 9, 1, 2, 3, 4}, {0, 2, 5, 5, 9}, {1, 0, 1, 4}, {0, 0, 2, 1}, {0, 0, 2, 1}, 4};
 
 static void write_dataset(const char *name, const recipe *r, bool chunked)
 {
@@ -118,7 +121,8 @@ static void dataset_wrong(void **state)
     (void)state;
     r.offsets[4] = 8;
     write_dataset("bad.h5", &r, false);
-    expect(fl_verify, "bad.h5", FL_EFILE, "dataset /offsets: element 4 is 8: the last one must be the number of tokens");
+    expect(fl_verify, "bad.h5", FL_EFILE,
+        "dataset /offsets: element 4 is 8: the last one must be the number of tokens");
     r = good;
     r.offsets[2] = 1;
     write_dataset("bad.h5", &r, true);
@@ -126,7 +130,8 @@ static void dataset_wrong(void **state)
     r = good;
     r.tokens[7] = 10;
     write_dataset("bad.h5", &r, false);
-    expect(fl_verify, "bad.h5", FL_EFILE, "dataset /tokens: element 7 is 10: outside the vocabulary");
+    expect(
+        fl_verify, "bad.h5", FL_EFILE, "dataset /tokens: element 7 is 10: outside the vocabulary");
     r = good;
     r.split[3] = 3;
     write_dataset("bad.h5", &r, false);
@@ -141,7 +146,8 @@ static void dataset_wrong(void **state)
     expect(fl_inspect, "bad.h5", FL_EFILE, "dataset /label: element 0 is 1048576");
 }
 
-/* No seal guards these files. Whatever HDF5 does, this process lives, and the answer is a text or a sentence. */
+/* No seal guards these files. Whatever HDF5 does, this process lives, and the answer is a text or a
+ * sentence. */
 static void dataset_damaged(void **state)
 {
     char *x;
@@ -159,7 +165,8 @@ static void dataset_damaged(void **state)
         fl_text_free(&out);
         fl_err err = fl_verify(at("flip.h5"), &out);
 
-        assert_true((err == FL_OK && out.n > 0) || (err == FL_EFILE && strstr(fl_error_text(), "flip.h5")));
+        assert_true(
+            (err == FL_OK && out.n > 0) || (err == FL_EFILE && strstr(fl_error_text(), "flip.h5")));
         fl_error_clear();
     }
     for (size_t cut = 0; cut < n; cut += n / 7) {
@@ -172,7 +179,7 @@ static void dataset_damaged(void **state)
 
 static void other_hdf5(void **state)
 {
-    fl_metrics m = { 0 };
+    fl_metrics m = {0};
 
     (void)state;
     fl_metrics_column(&m, "train_loss", "nat");
@@ -187,8 +194,8 @@ static void other_hdf5(void **state)
 
 static void tensors(void **state)
 {
-    fl_real a[6] = { 1, 2, 3, 4, 5, 6 }, b[2] = { 7, 8 };
-    fl_st_out first[] = { { "layer.a", 2, { 2, 3 }, a }, { "layer.b", 1, { 2 }, b } };
+    fl_real a[6] = {1, 2, 3, 4, 5, 6}, b[2] = {7, 8};
+    fl_st_out first[] = {{"layer.a", 2, {2, 3}, a}, {"layer.b", 1, {2}, b}};
 
     (void)state;
     assert_int_equal(fl_make_dirs(at("adapter")), FL_OK);
@@ -205,7 +212,10 @@ static void tensors(void **state)
     assert_int_equal(fl_st_write(at("x.safetensors"), 2, first, "pt"), FL_OK);
     fl_text_free(&out);
     assert_int_equal(fl_diff(at("adapter"), at("x.safetensors"), &out), FL_EDIFF);
-    assert_true(strncmp(out.s, "first difference: layer.a: 1 of 6 numbers differ, first at 4 (5 against 5.5), largest difference 0.5\n", 60) == 0);
+    assert_true(strncmp(out.s,
+                    "first difference: layer.a: 1 of 6 numbers differ, first at 4 (5 against 5.5), "
+                    "largest difference 0.5\n",
+                    60) == 0);
     expect_text("layer.b: only in the first file\n");
     expect_text("layer.c: only in the second file\n");
     fl_error_clear();

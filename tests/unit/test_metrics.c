@@ -1,4 +1,5 @@
-/* test_metrics.c - the table of rounds: exact CSV, values and units in HDF5, files replaced and never grown. */
+/* test_metrics.c - the table of rounds: exact CSV, values and units in HDF5, files replaced and
+ * never grown. */
 #include "fedlora/io.h"
 #include "harness.h"
 #include <hdf5.h>
@@ -44,10 +45,15 @@ static void csv_text(void **state)
 
     (void)state;
     sample(&m);
-    assert_int_equal(fl_file_write(at("rounds.csv"), "an older and much longer file than the new one will be, so it must go\n\n\n\n\n\n", 70), FL_OK);
+    assert_int_equal(
+        fl_file_write(at("rounds.csv"),
+            "an older and much longer file than the new one will be, so it must go\n\n\n\n\n\n",
+            70),
+        FL_OK);
     assert_int_equal(fl_metrics_csv(&m, at("rounds.csv")), FL_OK);
     assert_int_equal(fl_file_read(at("rounds.csv"), &x, &n), FL_OK);
-    assert_string_equal(x, "round,wall_s,eval_loss\n1,0.25,\n2,,0.333333333\n3,123456789012345,-1e-12\n");
+    assert_string_equal(
+        x, "round,wall_s,eval_loss\n1,0.25,\n2,,0.333333333\n3,123456789012345,-1e-12\n");
     assert_false(fl_path_exists(at("rounds.csv.tmp")));
     fl_free(x);
     fl_metrics_free(&m);
@@ -56,8 +62,8 @@ static void csv_text(void **state)
 
 static void csv_special(void **state)
 {
-    static const double x[] = { 0, -0.0, -7, 1e15, 1e300, 0.1, INFINITY, NAN, 16777217 };
-    fl_metrics m = { 0 };
+    static const double x[] = {0, -0.0, -7, 1e15, 1e300, 0.1, INFINITY, NAN, 16777217};
+    fl_metrics m = {0};
     char *text;
     size_t n;
 
@@ -76,7 +82,8 @@ static void csv_special(void **state)
 
 static void read_column(hid_t file, const char *name, size_t n, double *x, char *unit)
 {
-    hid_t set = H5Dopen2(file, name, H5P_DEFAULT), space = H5Dget_space(set), u = H5Aopen(set, "unit", H5P_DEFAULT);
+    hid_t set = H5Dopen2(file, name, H5P_DEFAULT), space = H5Dget_space(set),
+          u = H5Aopen(set, "unit", H5P_DEFAULT);
     hid_t type = H5Aget_type(u);
 
     assert_true(set >= 0 && u >= 0 && H5Tget_size(type) < 20);
@@ -92,8 +99,8 @@ static void read_column(hid_t file, const char *name, size_t n, double *x, char 
 
 static void h5_columns(void **state)
 {
-    static const char *const client[] = { "round", "client", "loss" };
-    static const double curves[] = { 1, 4, 2.5, 1, 9, 2.25 };
+    static const char *const client[] = {"round", "client", "loss"};
+    static const double curves[] = {1, 4, 2.5, 1, 9, 2.25};
     fl_metrics m;
     double x[3];
     char unit[20];
@@ -112,7 +119,7 @@ static void h5_columns(void **state)
     read_column(file, "wall_s", 3, x, unit);
     assert_true(x[0] == 0.25 && isnan(x[1]));
     assert_string_equal(unit, "s");
-    read_column(file, "clients/client", 2, x, unit);
+    read_column(file, "per_client/client", 2, x, unit);
     assert_true(x[0] == 4 && x[1] == 9);
     H5Fclose(file);
     assert_int_equal(fl_metrics_h5(&m, at("plain.h5"), 0, 0, NULL, NULL), FL_OK);
