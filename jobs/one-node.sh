@@ -18,6 +18,10 @@ if [ ! -x "$fedlora" ]; then
     fedlora=fedlora
 fi
 export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}
+if [ "$(id -u)" -eq 0 ]; then
+    # in a container everybody is root
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1
+fi
 
 pid=
 caught=0

@@ -28,17 +28,22 @@ fi
 
 echo
 echo "== federation: mpirun -n $ranks fedlora run inputs/quickstart.yaml"
+finished=
+[ ! -f "$out/adapter/adapter_config.json" ] || finished=1
 mpirun -n "$ranks" "$fedlora" run inputs/quickstart.yaml --out "$out"
 
-echo
-echo "== rounds (losses in nats per token; MB are what the clients' network would carry)"
-awk -F, '
-    NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i
-              printf "%5s %11s %11s %9s %9s %12s\n", "round", "train loss", "eval loss", "up MB", "down MB", "discordance"; next }
-    function show(name, form) { return $at[name] == "" ? "-" : sprintf(form, $at[name]) }
-    { printf "%5s %11s %11s %9.3f %9.3f %12s\n", $at["round"], show("train_loss", "%.4f"), show("eval_loss", "%.4f"),
-        $at["up_bytes"] / 1e6, $at["down_bytes"] / 1e6, show("discordance", "%.2e") }
-' "$out/rounds.csv"
+# a run just made has shown its rounds; one that was finished before has not
+if [ -n "$finished" ]; then
+    echo
+    echo "== rounds (losses in nats per token; MB are what the clients' network would carry)"
+    awk -F, '
+        NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i
+                  printf "%5s %11s %11s %9s %9s %12s\n", "round", "train loss", "eval loss", "up MB", "down MB", "discordance"; next }
+        function show(name, form) { return $at[name] == "" ? "-" : sprintf(form, $at[name]) }
+        { printf "%5s %11s %11s %9.3f %9.3f %12s\n", $at["round"], show("train_loss", "%.4f"), show("eval_loss", "%.4f"),
+            $at["up_bytes"] / 1e6, $at["down_bytes"] / 1e6, show("discordance", "%.2e") }
+    ' "$out/rounds.csv"
+fi
 
 cat <<EOF
 

@@ -138,4 +138,9 @@ const char *fl_bytes_text(double bytes, char buffer[32]);    /* "1.5 MiB" */
 /* ---- hashes ---- XXH3, 64 bits */
 uint64_t fl_hash(const void *x, size_t n, uint64_t seed);
 uint64_t fl_hash_text(const char *s);
+
+/* ---- isolation ---- Runs job in a forked child, so that a crash of a library on a damaged file becomes FL_EFILE. Its sentences and
+ * what it adds to t come back; nothing else does. job must only read; no MPI in it. */
+typedef fl_err fl_isolated_job(const char *path, void *arg, fl_text *t);
+fl_err fl_isolated(fl_isolated_job *job, const char *path, void *arg, fl_text *t);
 #endif

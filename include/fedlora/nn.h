@@ -38,7 +38,7 @@ void fl_model_site_tensor(const fl_model *m, int site, int *tensor, int *row0);
 void fl_model_init(const fl_model *m, uint64_t seed, fl_real *base);
 int fl_model_site_named(const fl_model *m, int block, const char *short_name); /* -1 = none */
 double fl_model_flops(const fl_model *m, const fl_space *trained, double tokens, double mean_length, bool backward); /* for GFLOP/s: 2 per multiply-add,
-    only work that is really done (no frozen weight gradients, nothing below the lowest trained site) */
+    only work that is really done (no frozen weight gradients, nothing below the lowest trained site). trained: LoRA or dense space; NULL: everything */
 
 typedef struct fl_batch {       /* borrowed arrays */
     int nseq, ntokens;
@@ -74,7 +74,8 @@ double fl_nn_loss(fl_work *work, const fl_pass *pass, const fl_batch *batch, int
 /* Mean loss and the gradients of the mean. Backward stops below the lowest trainable site; never forms weight gradients of frozen
  * weights. *n = 0: no target, loss 0, gradients 0. */
 double fl_nn_grad(fl_work *work, const fl_pass *pass, const fl_batch *batch, int *n);
-/* logits [ntokens][vocab] of the last fl_nn_loss / fl_nn_grad call's forward, borrowed until the next call; loss only */
+/* logits [ntokens][vocab] of the last fl_nn_loss / fl_nn_grad call's forward, borrowed until the next call; formed again on demand
+ * (first use allocates) with the weights that pass pointed to, which must not have changed */
 const fl_real *fl_nn_logits(fl_work *work);
 
 /* ---- the frozen product with its adapters: the one door to the base weights (fl_linear) ---- */

@@ -124,6 +124,7 @@ int setup_client_r(const fl_deck *deck, uint64_t seed, int id);
 
 fl_err round_run(fl_runtime *rt, int t);            /* collective */
 void round_draw(fl_runtime *rt, int t);              /* the cohort of round t */
+fl_err round_aggregate(fl_runtime *rt);              /* collective: what is in rt->sent -> server state; the end of a round without the turns */
 double round_train_loss(const fl_runtime *rt);
 fl_err turn_run(fl_runtime *rt, int position, bool lost, void **blob, size_t *bytes);
 fl_err turn_enrol(fl_runtime *rt, int id, const void *blob, size_t bytes, fl_client *c, fl_turn *turn);

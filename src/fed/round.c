@@ -102,7 +102,7 @@ static fl_err default_aggregate(fl_run *run, fl_pile *in)
     return fl_mix(run, in, &(fl_mixing){ 0 }, &run->global);
 }
 
-static fl_err aggregate(fl_runtime *rt)
+fl_err round_aggregate(fl_runtime *rt)
 {
     fl_run *run = &rt->run;
     fl_err err = FL_OK;
@@ -145,7 +145,7 @@ fl_err round_run(fl_runtime *rt, int t)
         rt->last_seen[run->cohort[i]] = t;
     }
     if (run->round.returns) {
-        FL_TRY(aggregate(rt));
+        FL_TRY(round_aggregate(rt));
     }
     ledger_changed(rt, t);
     if (rt->nmerges > 0) {

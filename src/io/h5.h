@@ -72,9 +72,4 @@ enum { H5_SEAL_LARGE = 1 << 16 }; /* data sets of so many bytes are left to thei
 fl_err h5_seal(const char *path, int n, h5_range *range); /* appends; range is sorted in place */
 bool h5_sealed(const char *path);                         /* ends with the mark of a seal */
 fl_err h5_seal_check(const char *path);
-
-/* ---- isolation ---- An HDF5 file without a seal (data sets of other programs) is read in a child
- * process, so that a crash of the library becomes FL_EFILE. job must only read. */
-typedef fl_err (*h5_job)(const char *path, fl_text *t);
-fl_err h5_isolated(h5_job job, const char *path, fl_text *t);
 #endif

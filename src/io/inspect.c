@@ -209,7 +209,7 @@ fl_err fl_inspect(const char *path, fl_text *t)
         err = inspect_checkpoint(real, t);
         break;
     case KIND_HDF5:
-        err = h5_isolated(dataset_inspect, real, t);
+        err = fl_isolated(dataset_inspect, real, NULL, t);
         break;
     case KIND_SAFETENSORS:
         err = inspect_safetensors(real, t);

@@ -1,5 +1,5 @@
 /* inspect_dataset.c - HDF5 data sets of interface.md ("Data set file"), written by other programs:
- * summary and checks. Other HDF5 files are listed. Runs in a child process (h5_isolated), reads in
+ * summary and checks. Other HDF5 files are listed. Runs in a child process (fl_isolated), reads in
  * pieces, allocates nothing by the file's word. */
 #include "inspect_internal.h"
 #include <string.h>
@@ -340,8 +340,9 @@ static void list_one(void *to, const char *name)
     }
 }
 
-fl_err dataset_inspect(const char *path, fl_text *t)
+fl_err dataset_inspect(const char *path, void *arg, fl_text *t)
 {
+    (void)arg;
     dataset d;
     fl_err err = dataset_open(path, &d);
 
@@ -363,8 +364,9 @@ fl_err dataset_inspect(const char *path, fl_text *t)
     return err;
 }
 
-fl_err dataset_verify(const char *path, fl_text *t)
+fl_err dataset_verify(const char *path, void *arg, fl_text *t)
 {
+    (void)arg;
     dataset d;
     fl_err err = dataset_open(path, &d);
 

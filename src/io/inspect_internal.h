@@ -10,8 +10,8 @@ typedef enum file_kind { KIND_CHECKPOINT, KIND_HDF5, KIND_SAFETENSORS } file_kin
 fl_err file_kind_of(const char *path, file_kind *kind, char **real);
 
 /* HDF5 files without a seal; to be run by h5_isolated */
-fl_err dataset_inspect(const char *path, fl_text *t);
-fl_err dataset_verify(const char *path, fl_text *t);
+fl_err dataset_inspect(const char *path, void *arg, fl_text *t);
+fl_err dataset_verify(const char *path, void *arg, fl_text *t);
 
 bool st_is_float(const fl_st_entry *e);
 size_t st_count(const fl_st_entry *e);                        /* number of elements */

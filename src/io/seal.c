@@ -1,4 +1,4 @@
-/* seal.c - the seal behind an HDF5 file, and the child process for files that have none.
+/* seal.c - the seal behind an HDF5 file.
  * Layout behind the HDF5 bytes: n pairs (at, bytes) in ascending order, then n, the number of HDF5
  * bytes, the hash of all HDF5 bytes outside the n ranges, the hash of everything in the seal before
  * it, and eight characters; all uint64, little-endian. */
@@ -7,8 +7,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 static const char seal_mark[8] = "FLSEAL01";
@@ -192,92 +190,5 @@ fl_err h5_seal_check(const char *path)
                            : check_open(path, fd, (uint64_t)bytes);
 
     close(fd);
-    return err;
-}
-
-/* ---- isolation ---- */
-
-enum { CHILD_SECONDS = 600 }; /* of CPU time: a loop in the library ends too */
-
-/* The child's message: the error code, then its sentences, a 0 byte, and the text. */
-static void child_run(h5_job job, const char *path, int to)
-{
-    struct rlimit no_core = {0, 0}, cpu = {CHILD_SECONDS, CHILD_SECONDS};
-    fl_text t = {0};
-
-    setrlimit(RLIMIT_CORE, &no_core);
-    setrlimit(RLIMIT_CPU, &cpu);
-    fl_error_clear();
-    fl_err err = job(path, &t);
-    unsigned char code = (unsigned char)err;
-    const char *sentences = fl_error_text();
-    fl_text all = {0};
-
-    fl_text_bytes(&all, &code, 1);
-    fl_text_bytes(&all, sentences, strlen(sentences) + 1);
-    fl_text_bytes(&all, t.s, t.n);
-    for (size_t done = 0; done < all.n;) {
-        ssize_t put = write(to, all.s + done, all.n - done);
-
-        if (put < 0 && errno != EINTR) {
-            break;
-        }
-        done += put > 0 ? (size_t)put : 0;
-    }
-    _exit(0); /* no atexit handlers: MPI and HDF5 belong to the parent */
-}
-
-static fl_err child_result(const char *path, const fl_text *all, int status, fl_text *t)
-{
-    const char *end = all->n > 1 ? memchr(all->s + 1, 0, all->n - 1) : NULL;
-
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0 || end == NULL ||
-        (unsigned char)all->s[0] >= FL_NERRORS) {
-        return fl_fail(
-            FL_EFILE, "%s: the HDF5 library failed while it read this file: it is damaged", path);
-    }
-    fl_err err = (fl_err)(unsigned char)all->s[0];
-
-    fl_text_bytes(t, end + 1, all->n - (size_t)(end + 1 - all->s));
-    return err == FL_OK ? FL_OK : fl_fail(err, "%s", all->s + 1);
-}
-
-fl_err h5_isolated(h5_job job, const char *path, fl_text *t)
-{
-    int ends[2], status = 0;
-    fl_text all = {0};
-    char piece[4096];
-
-    if (pipe(ends) != 0) {
-        return h5_fail_errno(path, "make a pipe to read it", errno);
-    }
-    fflush(NULL);
-    pid_t child = fork();
-
-    if (child < 0) {
-        int code = errno;
-
-        close(ends[0]);
-        close(ends[1]);
-        return h5_fail_errno(path, "start a process to read it", code);
-    }
-    if (child == 0) {
-        close(ends[0]);
-        child_run(job, path, ends[1]);
-    }
-    close(ends[1]);
-    for (ssize_t got = 1; got != 0;) {
-        got = read(ends[0], piece, sizeof piece);
-        if (got < 0 && errno != EINTR) {
-            break;
-        }
-        fl_text_bytes(&all, piece, got > 0 ? (size_t)got : 0);
-    }
-    close(ends[0]);
-    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-    }
-    fl_err err = child_result(path, &all, status, t);
-
-    fl_text_free(&all);
     return err;
 }

@@ -63,7 +63,7 @@ fl_err fl_verify(const char *path, fl_text *t)
         err = verify_checkpoint(real, t);
         break;
     case KIND_HDF5:
-        err = h5_isolated(dataset_verify, real, t);
+        err = fl_isolated(dataset_verify, real, NULL, t);
         break;
     case KIND_SAFETENSORS:
         err = verify_safetensors(real, t);

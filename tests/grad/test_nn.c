@@ -1,5 +1,5 @@
 /* Gradients of whole models of both families against central differences, in double: adapters,
- * weights, and what is skipped. */
+ * weights, what is skipped; sums over sequences. */
 #include "nn_bed.h"
 
 static double bed_scalar(void *what)

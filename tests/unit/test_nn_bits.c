@@ -1,5 +1,4 @@
-/* The engine in float: sums over sequences, causality, bits that depend on the arguments only, what
- * is not computed. */
+/* The engine in float: causality, bits that depend on the arguments only, what is not computed. */
 #include "../../src/nn/nn_internal.h"
 #include "nn_bed.h"
 
