@@ -84,7 +84,7 @@ fl_err fl_agree(fl_ctx *ctx, fl_err err);
 
 /* ---- log ---- rank 0 only, others ignored; to stdout (unless quiet) and to ctx->log. A newline is added. */
 void fl_log(fl_ctx *ctx, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void fl_warn(fl_ctx *ctx, const char *format, ...) __attribute__((format(printf, 2, 3))); /* "warning: ..." on stderr too */
+void fl_warn(fl_ctx *ctx, const char *format, ...) __attribute__((format(printf, 2, 3))); /* "warning: ..." to stderr and the log file */
 
 /* ---- memory ---- zeroed, 64-byte aligned, counted; aborts (exit 70) with label and size when there is none */
 void *fl_alloc(const char *label, size_t n, size_t each); /* n*each = 0 gives a valid pointer */

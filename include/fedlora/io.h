@@ -82,6 +82,7 @@ void fl_snapshot_free(fl_snapshot *s); /* of what a read made */
 /* newest first: "DIR/round-000020.h5" ...; owned list of owned names; stale .tmp files are listed apart and may be removed */
 int fl_checkpoint_list(const char *dir, char ***paths);
 void fl_checkpoint_prune(const char *dir, int keep); /* deletes all but the newest keep, and stale .tmp files */
+void fl_checkpoint_prune_upto(const char *dir, int keep, int round); /* the same, but files of later rounds neither count nor go */
 
 /* ---- inspect, verify, diff: text about a checkpoint, data set, safetensors file or adapter folder ---- local */
 fl_err fl_inspect(const char *path, fl_text *t);

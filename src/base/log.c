@@ -1,9 +1,9 @@
-/* log.c - lines of rank 0: to stdout unless quiet, and to the log file of the run. */
+/* log.c - lines of rank 0: to stdout unless quiet (warnings: to stderr), and to the log file of the run. */
 #include "fedlora/base.h"
 
-static void log_line(fl_ctx *ctx, const char *prefix, const char *format, va_list ap)
+static void log_line(FILE *screen, FILE *log, const char *prefix, const char *format, va_list ap)
 {
-    FILE *out[2] = {ctx->quiet ? NULL : stdout, ctx->log};
+    FILE *out[2] = {screen, log};
 
     for (size_t i = 0; i < FL_COUNT(out); i++) {
         if (out[i] != NULL) {
@@ -26,7 +26,7 @@ void fl_log(fl_ctx *ctx, const char *format, ...)
         return;
     }
     va_start(ap, format);
-    log_line(ctx, "", format, ap);
+    log_line(ctx->quiet ? NULL : stdout, ctx->log, "", format, ap);
     va_end(ap);
 }
 
@@ -37,12 +37,8 @@ void fl_warn(fl_ctx *ctx, const char *format, ...)
     if (ctx->rank != 0) {
         return;
     }
+    /* not to stdout as well: on a terminal and in a job's log every warning would come twice */
     va_start(ap, format);
-    log_line(ctx, "warning: ", format, ap);
+    log_line(stderr, ctx->log, "warning: ", format, ap);
     va_end(ap);
-    fputs("warning: ", stderr);
-    va_start(ap, format);
-    vfprintf(stderr, format, ap);
-    va_end(ap);
-    fputc('\n', stderr);
 }

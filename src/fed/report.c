@@ -230,7 +230,8 @@ fl_err report_finish(fl_runtime *rt)
     double train = fl_phase_seconds(rt->ctx, FL_PHASE_train);
     spread gflops = spread_of(rt, train > 0 ? rt->flops / train * 1e-9 : 0), tokens = spread_of(rt, train > 0 ? rt->train_tokens / train : 0);
     spread bytes = spread_of(rt, fl_mpi_bytes(rt->ctx)), peak = spread_of(rt, (double)fl_memory_resident());
-    double pss = largest_by_node(rt, (double)fl_memory_pss());
+    double pss = largest_by_node(rt, (double)fl_memory_pss()), checkpoint = fl_phase_seconds(rt->ctx, FL_PHASE_checkpoint);
+    spread limit = spread_of(rt, fl_gemm_peak(512, rt->base.model.nd, rt->base.model.nd));
     char a[32], b[32], c[32];
     json_t *perf = json_object();
 
@@ -240,6 +241,8 @@ fl_err report_finish(fl_runtime *rt)
     json_object_set_new(perf, "nodes", json_integer(rt->ctx->nnodes));
     json_object_set_new(perf, "wall_s", json_real(fl_now() - rt->started));
     json_object_set_new(perf, "train_gflops_per_rank", spread_json(gflops));
+    json_object_set_new(perf, "gemm_limit_gflops_per_rank", spread_json(limit));
+    json_object_set_new(perf, "train_fraction_of_gemm_limit", json_real(limit.mean > 0 ? gflops.mean / limit.mean : 0));
     json_object_set_new(perf, "train_tokens_per_s_per_rank", spread_json(tokens));
     json_object_set_new(perf, "mpi_bytes", spread_json(bytes));
     json_object_set_new(perf, "peak_memory_bytes", spread_json(peak));
@@ -247,8 +250,11 @@ fl_err report_finish(fl_runtime *rt)
     json_object_set_new(perf, "checkpoint_bytes", json_real(rt->checkpoint_bytes));
     json_object_set_new(perf, "longest_checkpoint_s", json_real(rt->longest_checkpoint));
     fl_log(rt->ctx, "%s", "");
-    fl_log(rt->ctx, "training  %.1f GFLOP/s and %.0f tokens/s per rank; MPI %s per rank; memory %s per rank at most, %s on a node (shared once)",
-        gflops.mean, tokens.mean, fl_bytes_text(bytes.mean, a), fl_bytes_text(peak.max, b), fl_bytes_text(pss, c));
+    if (checkpoint > 0.05 * (fl_now() - rt->started) && checkpoint > 5) {
+        fl_warn(rt->ctx, "checkpoints took %.0f %% of the time; raise checkpoint.every", 100 * checkpoint / (fl_now() - rt->started));
+    }
+    fl_log(rt->ctx, "training  %.1f GFLOP/s (%.0f %% of the GEMM limit) and %.0f tokens/s per rank; MPI %s per rank; memory %s per rank at most, %s on a node (shared once)",
+        gflops.mean, 100 * gflops.mean / limit.mean, tokens.mean, fl_bytes_text(bytes.mean, a), fl_bytes_text(peak.max, b), fl_bytes_text(pss, c));
     fl_err err = fl_agree(rt->ctx, write_perf(rt, perf));
 
     json_decref(perf);

@@ -2,7 +2,9 @@
 #include "fed_internal.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 volatile int fl_stop_signals = 0;
 
@@ -73,24 +75,37 @@ static fl_err one_round(fl_runtime *rt, int t)
     return FL_OK;
 }
 
+/* until the earlier of --maxh and the end of the job as its script or Slurm tells it (seconds since 1970); INFINITY = no limit */
+static double seconds_left(const fl_runtime *rt)
+{
+    const char *text = getenv("FEDLORA_END_TIME");
+    double left = rt->opt->maxh > 0 ? rt->opt->maxh * 3600 - (fl_now() - rt->started) : INFINITY, end;
+
+    if (text == NULL) {
+        text = getenv("SLURM_JOB_END_TIME");
+    }
+    end = text != NULL ? strtod(text, NULL) : 0;
+    return end > 0 ? FL_MIN(left, end - (double)time(NULL)) : left;
+}
+
 /* anything that asks to stop, agreed: signals, the STOP file, the time limit */
 static bool must_stop(fl_runtime *rt)
 {
     fl_text stop = { 0 };
-    double hours = rt->opt->maxh, left = hours * 3600 - (fl_now() - rt->started), why = 0;
+    double why = 0;
 
     fl_text_add(&stop, "%s/STOP", rt->opt->out);
     if (fl_stop_signals > 0) {
         why = 3;
     } else if (rt->ctx->rank == 0 && fl_path_exists(stop.s)) {
         why = 2;
-    } else if (hours > 0 && left < 1.2 * (rt->longest_round + rt->longest_checkpoint) + 1) {
+    } else if (seconds_left(rt) < 1.2 * (rt->longest_round + rt->longest_checkpoint) + 1) {
         why = 1;
     }
     why = fl_max(rt->ctx, why);
     if (why > 0) {
         fl_log(rt->ctx, "stopping  %s", why == 3 ? "a signal came" : why == 2 ? "there is a file STOP in the output folder"
-                                                                         : "the next round would not fit into --maxh");
+                                                                         : "the next round would not fit into the time that is left (--maxh, or the end of the job)");
     }
     fl_text_free(&stop);
     return why > 0;

@@ -131,7 +131,7 @@ fl_err state_save(fl_runtime *rt, int t)
         err = fl_checkpoint_write(rt->ctx, path, &s, &rt->checkpoint_bytes);
     }
     if (err == FL_OK && rt->ctx->rank == 0) {
-        fl_checkpoint_prune(dir, rt->deck->checkpoint.keep);
+        fl_checkpoint_prune_upto(dir, rt->deck->checkpoint.keep, t);
     }
     fl_phase_end(rt->ctx, FL_PHASE_checkpoint);
     rt->longest_checkpoint = FL_MAX(rt->longest_checkpoint, fl_now() - begin);

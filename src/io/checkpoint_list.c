@@ -2,6 +2,7 @@
  * interrupted write left behind. */
 #include "fedlora/io.h"
 #include <dirent.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -85,18 +86,27 @@ int fl_checkpoint_list(const char *dir, char ***paths)
     return kept;
 }
 
-void fl_checkpoint_prune(const char *dir, int keep)
+void fl_checkpoint_prune_upto(const char *dir, int keep, int round)
 {
     entry *list;
     int n = scan(dir, &list), kept = 0;
 
     for (int i = 0; i < n; i++) {
-        if (list[i].stale || kept == keep) {
+        /* what is newer was skipped as damaged, or passed over by --resume FILE; it must not push
+         * out what was written since */
+        bool counts = list[i].round <= round;
+
+        if (list[i].stale || (counts && kept == keep)) {
             unlink(list[i].path);
         } else {
-            kept++;
+            kept += counts;
         }
         fl_free(list[i].path);
     }
     fl_free(list);
+}
+
+void fl_checkpoint_prune(const char *dir, int keep)
+{
+    fl_checkpoint_prune_upto(dir, keep, INT_MAX);
 }

@@ -167,8 +167,7 @@ static double grid_departure(const fl_grid *grid, bool rows, int k, int len, con
     return norm;
 }
 
-/* grid's ranks only: forms Y anew in y and subtracts U S V'; u is scaled for it, then scaled copies
- * are dropped */
+/* the grid's ranks only: forms Y anew in y and subtracts U S V' */
 static void grid_certify(grid_job *job, fl_svd_report *report)
 {
     const fl_grid *grid = job->grid;

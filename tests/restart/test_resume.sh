@@ -52,6 +52,7 @@ more_rounds() {
     expect 0 "$1: 2 rounds more on $3 ranks" "$3" "$out" "$deck" "${args[@]}"
     same "$1, more rounds, $2 to $3 ranks: the same state" "$(state_of "$out.log")" "$(state_of "$ref.log")"
     # every cell that the uninterrupted run has
+    # shellcheck disable=SC2016
     check "$1, more rounds: the same rows" awk -F, '
         NR == FNR { for (i = 1; i <= NF; i++) cell[FNR, i] = $i; next }
         { for (i = 1; i <= NF; i++) if (i != 2 && $i != "" && $i != cell[FNR, i]) { print FNR, i, $i, cell[FNR, i]; bad = 1 } }
@@ -75,9 +76,7 @@ says "it says so" "$out.log" "already holds checkpoints"
 expect 3 "changed keys are refused" 2 "$out" "$deck" --set train.lr=0.02 --set eval.every=1 --set run.seed=8 --set checkpoint.keep=7
 says "train.lr is named" "$out.log" train.lr
 says "run.seed is named" "$out.log" run.seed
-check "keys that may change are not named" grep -qvE 'eval.every|checkpoint.keep' "$out.log"
-! grep -qE 'eval\.every|checkpoint\.keep' "$out.log"
-same "keys that may change are not named" "$?" 0
+same "keys that may change are not named" "$(grep -cE 'eval\.every|checkpoint\.keep' "$out.log")" 0
 expect 3 "another method is refused" 1 "$out" "$deck" --set method.name=fedavg
 says "method.name is named" "$out.log" method.name
 expect 3 "fewer rounds than are done" 2 "$out" "$deck" --set run.rounds=3
@@ -159,7 +158,7 @@ out=$T/stale
 expect 0 "a run of 2 rounds" 2 "$out" "$deck" --set run.rounds=2
 head -c 1000 "$out/checkpoints/round-000002.h5" >"$out/checkpoints/round-000003.h5.tmp"
 expect 0 "an unfinished checkpoint does not matter" 2 "$out" "$deck"
-as_uninterrupted "unfinished checkpoint" "$out"
+same "unfinished checkpoint: the same state" "$(state_of "$out.log")" "$(state_of "$ref.log")"
 check "it was removed" test ! -e "$out/checkpoints/round-000003.h5.tmp"
 same "and no .tmp is left" "$(find "$out" -name '*.tmp' | wc -l)" 0
 
