@@ -43,6 +43,8 @@ $(B)/libfedlora.a: $(OBJ)
 $(B)/libfedlora-double.a: $(DOBJ)
 	@rm -f $@
 	ar rcs $@ $^
+# the revision that --version and used.yaml name
+$(B)/src/app/start.o: ALL_CFLAGS += -DFL_GIT='"$(shell git describe --always --dirty 2>/dev/null || echo unknown)"'
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
@@ -78,7 +80,7 @@ quickstart: ## install, build, make a small base, run a federation on 2 ranks
 	@B=$(B) jobs/quickstart.sh
 
 bench: all ## micro-benchmarks, each with its limit beside it
-	@B=$(B) tests/bench.sh
+	$(B)/fedlora bench train reduce svd checkpoint -o $(B)
 
 format: ## clang-format every C source (headers are laid out by hand, as tables)
 	clang-format -i $$(git ls-files '*.c')

@@ -1,13 +1,14 @@
-/* app.h - the command line: one table of commands, one of options; every command is a function of parsed options. */
+/* app.h - the command line: one table of commands, one of options; every command is a function of
+ * parsed options. */
 #ifndef FL_APP_H
 #define FL_APP_H
 #include "fedlora/fed.h"
 
 enum { MAX_SETS = 256, MAX_WORDS = 4096 };
-typedef struct app_args {       /* all borrowed from argv */
+typedef struct app_args { /* all borrowed from argv */
     int nwords, nsets;
-    const char *word[MAX_WORDS];    /* what is no option */
-    const char *set[MAX_SETS];      /* --set section.key=value */
+    const char *word[MAX_WORDS]; /* what is no option */
+    const char *set[MAX_SETS];   /* --set section.key=value */
     const char *out, *resume, *model, *data, *adapter, *split, *method;
     double maxh;
     int requeue_code, client;
@@ -16,9 +17,9 @@ typedef struct app_args {       /* all borrowed from argv */
 
 typedef struct app_command {
     const char *name, *usage, *help;
-    int least, most;            /* words after the command's name */
+    int least, most; /* words after the command's name */
     fl_err (*run)(fl_ctx *ctx, const app_args *args);
-    const char *options;        /* the options it takes, separated by spaces, e.g. "--set --out" */
+    const char *options; /* the options it takes, separated by spaces, e.g. "--set --out" */
 } app_command;
 const app_command *app_commands(int *n);
 fl_err app_parse(int argc, char **argv, const app_command *command, app_args *args);
@@ -27,8 +28,10 @@ void app_help(const app_command *command, fl_text *t); /* NULL = all */
 /* Collective: rank 0 reads the deck file, everybody parses the same text. path NULL = defaults. */
 fl_err app_deck(fl_ctx *ctx, const char *path, const app_args *args, fl_deck **deck);
 char *app_versions(fl_ctx *ctx); /* collective; comment lines for used.yaml; owned by the caller */
-fl_err app_check_ranks(fl_ctx *ctx, const fl_deck *deck); /* collective: same binary and BLAS kernel; warns when ranks x threads exceed the cores */
-fl_err app_lock(fl_ctx *ctx, const char *out);   /* collective: OUT/.lock for the life of rank 0 */
+fl_err app_check_ranks(
+    fl_ctx *ctx, const fl_deck *deck); /* collective: same binary and BLAS kernel; warns when ranks
+                                          x threads exceed the cores */
+fl_err app_lock(fl_ctx *ctx, const char *out); /* collective: OUT/.lock for the life of rank 0 */
 void app_catch_signals(void);
 
 fl_err app_run(fl_ctx *ctx, const app_args *args);

@@ -6,7 +6,7 @@
 
 static fl_err open_log(fl_ctx *ctx, const char *out)
 {
-    fl_text path = { 0 };
+    fl_text path = {0};
 
     if (ctx->rank == 0) {
         fl_text_add(&path, "%s/log.txt", out);
@@ -31,9 +31,12 @@ fl_err app_run(fl_ctx *ctx, const app_args *args)
 
     FL_TRY(app_deck(ctx, args->word[0], args, &deck));
     fl_err err = app_check_ranks(ctx, deck);
-    fl_options o = { .out = args->out != NULL ? args->out : deck->run.out, .resume = args->resume,
-        .maxh = args->maxh > 0 ? args->maxh : deck->run.maxh, .dry_run = args->dry_run, .progress = isatty(2) != 0,
-        .requeue_code = args->requeue_code };
+    fl_options o = {.out = args->out != NULL ? args->out : deck->run.out,
+        .resume = args->resume,
+        .maxh = args->maxh > 0 ? args->maxh : deck->run.maxh,
+        .dry_run = args->dry_run,
+        .progress = isatty(2) != 0,
+        .requeue_code = args->requeue_code};
 
     if (err == FL_OK && !args->dry_run) {
         err = app_lock(ctx, o.out);
@@ -60,7 +63,10 @@ fl_err app_pretrain(fl_ctx *ctx, const app_args *args)
 
     FL_TRY(app_deck(ctx, args->word[0], args, &deck));
     const char *out = args->out != NULL ? args->out : deck->pretrain.out;
-    fl_err err = out[0] != '\0' ? app_check_ranks(ctx, deck) : fl_fail(FL_EDECK, "pretrain.out: empty; say where the model goes, or give --out DIR");
+    fl_err err =
+        out[0] != '\0'
+            ? app_check_ranks(ctx, deck)
+            : fl_fail(FL_EDECK, "pretrain.out: empty; say where the model goes, or give --out DIR");
 
     if (err == FL_OK) {
         app_catch_signals();
@@ -75,9 +81,9 @@ fl_err app_pretrain(fl_ctx *ctx, const app_args *args)
 
 fl_err app_eval(fl_ctx *ctx, const app_args *args)
 {
-    static const char *const splits[] = { "train", "validation", "test" };
+    static const char *const splits[] = {"train", "validation", "test"};
     app_args more = *args;
-    fl_text source = { 0 };
+    fl_text source = {0};
     fl_deck *deck = NULL;
     int split = -1;
     double loss, accuracy;
@@ -97,10 +103,12 @@ fl_err app_eval(fl_ctx *ctx, const app_args *args)
     fl_err err = app_deck(ctx, NULL, &more, &deck);
 
     if (err == FL_OK) {
-        err = fl_evaluate(ctx, deck, args->model, args->adapter, (fl_split)split, &loss, &accuracy, &targets);
+        err = fl_evaluate(
+            ctx, deck, args->model, args->adapter, (fl_split)split, &loss, &accuracy, &targets);
     }
     if (err == FL_OK) {
-        fl_log(ctx, "loss %.6f nats per token, accuracy %.4f, %lld predictions", loss, accuracy, (long long)targets);
+        fl_log(ctx, "loss %.6f nats per token, accuracy %.4f, %lld predictions", loss, accuracy,
+            (long long)targets);
     }
     fl_text_free(&source);
     fl_deck_destroy(&deck);

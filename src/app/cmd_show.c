@@ -1,4 +1,5 @@
-/* cmd_show.c - commands that print: inspect, verify, diff, methods, deck, explain, bench. Rank 0 works, the others agree. */
+/* cmd_show.c - commands that print: inspect, verify, diff, methods, deck, explain, bench. Rank 0
+ * works, the others agree. */
 #include "app.h"
 
 #include <string.h>
@@ -13,7 +14,7 @@ static void print(fl_ctx *ctx, fl_text *t)
 
 fl_err app_inspect(fl_ctx *ctx, const app_args *args)
 {
-    fl_text t = { 0 };
+    fl_text t = {0};
     fl_err err = ctx->rank == 0 ? fl_inspect(args->word[0], &t) : FL_OK;
 
     print(ctx, &t);
@@ -22,7 +23,7 @@ fl_err app_inspect(fl_ctx *ctx, const app_args *args)
 
 fl_err app_verify(fl_ctx *ctx, const app_args *args)
 {
-    fl_text t = { 0 };
+    fl_text t = {0};
     fl_err err = ctx->rank == 0 ? fl_verify(args->word[0], &t) : FL_OK;
 
     print(ctx, &t);
@@ -31,7 +32,7 @@ fl_err app_verify(fl_ctx *ctx, const app_args *args)
 
 fl_err app_diff(fl_ctx *ctx, const app_args *args)
 {
-    fl_text t = { 0 };
+    fl_text t = {0};
     fl_err err = ctx->rank == 0 ? fl_diff(args->word[0], args->word[1], &t) : FL_OK;
 
     print(ctx, &t);
@@ -40,7 +41,7 @@ fl_err app_diff(fl_ctx *ctx, const app_args *args)
 
 fl_err app_methods(fl_ctx *ctx, const app_args *args)
 {
-    fl_text t = { 0 };
+    fl_text t = {0};
 
     if (args->reference) {
         fl_method_reference(&t);
@@ -50,7 +51,8 @@ fl_err app_methods(fl_ctx *ctx, const app_args *args)
         const fl_method *m = fl_method_find(args->word[0]);
 
         if (m == NULL) {
-            return fl_fail(FL_EUSAGE, "there is no method '%s'; fedlora methods lists them", args->word[0]);
+            return fl_fail(
+                FL_EUSAGE, "there is no method '%s'; fedlora methods lists them", args->word[0]);
         }
         fl_method_describe(m, &t);
     }
@@ -61,7 +63,7 @@ fl_err app_methods(fl_ctx *ctx, const app_args *args)
 fl_err app_show_deck(fl_ctx *ctx, const app_args *args)
 {
     app_args more = *args;
-    fl_text t = { 0 }, set = { 0 };
+    fl_text t = {0}, set = {0};
     fl_deck *deck = NULL;
     int n;
     const fl_section *extra = fl_method_sections(&n);
@@ -73,7 +75,8 @@ fl_err app_show_deck(fl_ctx *ctx, const app_args *args)
     }
     if (args->method != NULL) {
         if (fl_method_find(args->method) == NULL) {
-            return fl_fail(FL_EUSAGE, "there is no method '%s'; fedlora methods lists them", args->method);
+            return fl_fail(
+                FL_EUSAGE, "there is no method '%s'; fedlora methods lists them", args->method);
         }
         fl_text_add(&set, "method.name=%s", args->method);
         more.set[more.nsets++] = set.s;
@@ -91,7 +94,7 @@ fl_err app_show_deck(fl_ctx *ctx, const app_args *args)
 
 fl_err app_explain(fl_ctx *ctx, const app_args *args)
 {
-    fl_text t = { 0 };
+    fl_text t = {0};
     int n;
     const fl_section *extra = fl_method_sections(&n);
     fl_err err = fl_deck_explain(args->word[0], extra, n, &t);
@@ -102,7 +105,7 @@ fl_err app_explain(fl_ctx *ctx, const app_args *args)
 
 static fl_err bench_train(fl_ctx *ctx, const app_args *args, fl_text *t)
 {
-    fl_base base = { 0 };
+    fl_base base = {0};
     fl_err err = FL_OK;
 
     if (args->model != NULL) {
@@ -122,7 +125,7 @@ fl_err app_bench(fl_ctx *ctx, const app_args *args)
     fl_blas_threads(1);
     for (int i = 0; i < args->nwords; i++) {
         const char *what = args->word[i];
-        fl_text t = { 0 };
+        fl_text t = {0};
         fl_err err;
 
         if (strcmp(what, "train") == 0) {
@@ -134,7 +137,8 @@ fl_err app_bench(fl_ctx *ctx, const app_args *args)
         } else if (strcmp(what, "checkpoint") == 0) {
             err = fl_bench_checkpoint(ctx, args->out != NULL ? args->out : ".", &t);
         } else {
-            err = fl_fail(FL_EUSAGE, "bench: there is no '%s'; there are train, reduce, svd, checkpoint", what);
+            err = fl_fail(FL_EUSAGE,
+                "bench: there is no '%s'; there are train, reduce, svd, checkpoint", what);
         }
         print(ctx, &t);
         FL_TRY(err);

@@ -1,5 +1,5 @@
-/* main.c - fedlora COMMAND ...: finds the command, runs it on all ranks, prints what went wrong once, leaves with the exit code of
- * interface.md. Nothing is done after MPI_Finalize. */
+/* main.c - fedlora COMMAND ...: finds the command, runs it on all ranks, prints what went wrong
+ * once, leaves with the exit code of interface.md. Nothing is done after MPI_Finalize. */
 #include "app.h"
 
 #include <stdlib.h>
@@ -31,7 +31,9 @@ static fl_err unknown(const char *name)
             at = i;
         }
     }
-    return fl_fail(FL_EUSAGE, "there is no command '%s'; did you mean %s? (fedlora --help lists them)", name, all[at].name);
+    return fl_fail(FL_EUSAGE,
+        "there is no command '%s'; did you mean %s? (fedlora --help lists them)", name,
+        all[at].name);
 }
 
 static void say(fl_ctx *ctx, fl_text *t)
@@ -45,7 +47,7 @@ static void say(fl_ctx *ctx, fl_text *t)
 static fl_err dispatch(fl_ctx *ctx, int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "--help";
-    fl_text t = { 0 };
+    fl_text t = {0};
     app_args args;
 
     if (strcmp(name, "--version") == 0) {
@@ -89,7 +91,8 @@ static void print_errors(fl_ctx *ctx, fl_err err)
 {
     char *text = fl_strdup(fl_error_text()), *save = NULL;
 
-    for (char *line = strtok_r(text, "\n", &save); line != NULL; line = strtok_r(NULL, "\n", &save)) {
+    for (char *line = strtok_r(text, "\n", &save); line != NULL;
+         line = strtok_r(NULL, "\n", &save)) {
         fprintf(stderr, "fedlora: %s\n", line);
         if (ctx->log != NULL) {
             fprintf(ctx->log, "%s%s\n", err == FL_ESTOP ? "" : "error: ", line);

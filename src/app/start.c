@@ -1,4 +1,5 @@
-/* start.c - what every command does first: reads the deck once, checks that all ranks are the same program, locks the output folder. */
+/* start.c - what every command does first: reads the deck once, checks that all ranks are the same
+ * program, locks the output folder. */
 #include "app.h"
 
 #include <errno.h>
@@ -53,15 +54,15 @@ static void cpu_name(char *name, size_t n)
 
 char *app_versions(fl_ctx *ctx)
 {
-    fl_text t = { 0 };
+    fl_text t = {0};
     char mpi[MPI_MAX_LIBRARY_VERSION_STRING], cpu[128];
     int n;
 
     MPI_Get_library_version(mpi, &n);
     mpi[strcspn(mpi, ",")] = '\0';
     cpu_name(cpu, sizeof cpu);
-    fl_text_add(&t, "# fedlora %s, revision %s\n# %s; %s; %s\n# cpu %s; %d rank(s) on %d node(s)\n", FL_VERSION, FL_GIT, mpi, fl_hdf5_name(),
-        fl_blas_name(), cpu, ctx->size, ctx->nnodes);
+    fl_text_add(&t, "# fedlora %s, revision %s\n# %s; %s; %s\n# cpu %s; %d rank(s) on %d node(s)\n",
+        FL_VERSION, FL_GIT, mpi, fl_hdf5_name(), fl_blas_name(), cpu, ctx->size, ctx->nnodes);
     return t.s;
 }
 
@@ -78,37 +79,48 @@ fl_err app_check_ranks(fl_ctx *ctx, const fl_deck *deck)
     fl_error_clear();
     fl_free(bytes);
     if (!fl_same_everywhere(ctx, binary)) {
-        return fl_fail(FL_EUSAGE, "the ranks run different builds of fedlora; start one binary everywhere");
+        return fl_fail(
+            FL_EUSAGE, "the ranks run different builds of fedlora; start one binary everywhere");
     }
     if (!fl_same_everywhere(ctx, fl_hash_text(fl_blas_kernel()))) {
-        return fl_fail(FL_EUSAGE, "the ranks' BLAS kernels differ (this one: %s), so their bits would; set OPENBLAS_CORETYPE to one kernel that all nodes have, "
-                                  "for example OPENBLAS_CORETYPE=Haswell", fl_blas_kernel());
+        return fl_fail(FL_EUSAGE,
+            "the ranks' BLAS kernels differ (this one: %s), so their bits would; set "
+            "OPENBLAS_CORETYPE to one kernel that all nodes have, "
+            "for example OPENBLAS_CORETYPE=Haswell",
+            fl_blas_kernel());
     }
     if ((long)ctx->node_size * deck->blas.threads > cores) {
-        fl_warn(ctx, "%d ranks x %d thread(s) on a node of %ld core(s): slower than one rank per core; bits stay the same", ctx->node_size,
-            deck->blas.threads, cores);
+        fl_warn(ctx,
+            "%d ranks x %d thread(s) on a node of %ld core(s): slower than one rank per core; bits "
+            "stay the same",
+            ctx->node_size, deck->blas.threads, cores);
     }
     return FL_OK;
 }
 
-/* held until rank 0 ends: the descriptor stays open. fcntl works over NFS and is released when its owner dies. */
+/* held until rank 0 ends: the descriptor stays open. fcntl works over NFS and is released when its
+ * owner dies. */
 static fl_err lock_folder(const char *out)
 {
     char path[4096];
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 
     FL_TRY(fl_make_dirs(out));
     snprintf(path, sizeof path, "%s/.lock", out);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
 
     if (fd < 0) {
-        return fl_fail(FL_EFILE, "%s: %s; choose a folder that can be written with --out", path, strerror(errno));
+        return fl_fail(FL_EFILE, "%s: %s; choose a folder that can be written with --out", path,
+            strerror(errno));
     }
     for (int i = 0; fcntl(fd, F_SETLK, &lock) != 0; i++) {
         if (i == 300) {
-            return fl_fail(FL_EFILE, "%s: another run has held this folder for 30 s; wait for it, or choose another --out", path);
+            return fl_fail(FL_EFILE,
+                "%s: another run has held this folder for 30 s; wait for it, or choose another "
+                "--out",
+                path);
         }
-        nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL);
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
     }
     return FL_OK;
 }
@@ -126,10 +138,10 @@ static void on_signal(int number)
 
 void app_catch_signals(void)
 {
-    const int numbers[] = { SIGTERM, SIGINT, SIGUSR1, SIGUSR2 };
+    const int numbers[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2};
 
     for (size_t i = 0; i < FL_COUNT(numbers); i++) {
-        struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
+        struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
 
         sigemptyset(&action.sa_mask);
         sigaction(numbers[i], &action, NULL);

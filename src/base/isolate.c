@@ -1,4 +1,5 @@
-/* isolate.c - a job in a child process: reading a damaged file may crash a library, and then only the child dies. */
+/* isolate.c - a job in a child process: reading a damaged file may crash a library, and then only
+ * the child dies. */
 #include "fedlora/base.h"
 
 #include <errno.h>

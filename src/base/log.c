@@ -1,4 +1,5 @@
-/* log.c - lines of rank 0: to stdout unless quiet (warnings: to stderr), and to the log file of the run. */
+/* log.c - lines of rank 0: to stdout unless quiet (warnings: to stderr), and to the log file of the
+ * run. */
 #include "fedlora/base.h"
 
 static void log_line(FILE *screen, FILE *log, const char *prefix, const char *format, va_list ap)

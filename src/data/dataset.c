@@ -95,7 +95,8 @@ static fl_err records_read(const fl_deck_data *how, int format, const fl_text *f
     }
 }
 
-/* HDF5 files come from other programs and have no seal; a damaged one can crash the library, so a child reads it first */
+/* HDF5 files come from other programs and have no seal; a damaged one can crash the library, so a
+ * child reads it first */
 static fl_err hdf5_trial(const char *path, void *arg, fl_text *t)
 {
     const fl_deck_data *how = arg;

@@ -1,14 +1,17 @@
-/* discordance.c - how far what the server installed is from the ideal update, sum_k p_k s_k B_k A_k:
- *   || installed - ideal ||_F / || ideal ||_F  over all sites,  installed = what was merged into the base + s B A of the new global adapter.
- * Both are sums of thin products, so the difference is one wider stack and is never formed unless that is cheaper. */
+/* discordance.c - how far what the server installed is from the ideal update, sum_k p_k s_k B_k
+ * A_k:
+ *   || installed - ideal ||_F / || ideal ||_F  over all sites,  installed = what was merged into
+ * the base + s B A of the new global adapter. Both are sums of thin products, so the difference is
+ * one wider stack and is never formed unless that is cheaper. */
 #include "fed_internal.h"
 
 #include <math.h>
 
 /* appends coef s B A of ad to the stack */
-static void append(const fl_adapter *ad, int site, double coef, double *bs, double *as, int64_t nstack, int64_t *at)
+static void append(const fl_adapter *ad, int site, double coef, double *bs, double *as,
+    int64_t nstack, int64_t *at)
 {
-    fl_item one = { .space = ad->space, .ad = ad };
+    fl_item one = {.space = ad->space, .ad = ad};
 
     site_stack(&one, 1, &coef, site, bs, as, nstack, at);
 }
@@ -54,7 +57,7 @@ fl_err discordance_measure(fl_runtime *rt, double *relative)
     }
     rows = fl_scratch(run, nrows, sizeof *rows);
     FL_TRY(pile_by_site(rt));
-    fl_pile complete = { rt->pile.n, rt->inbox.bysite };
+    fl_pile complete = {rt->pile.n, rt->inbox.bysite};
 
     for (int j = 0; j < run->nsites && err == FL_OK; j++) {
         if (rt->owner[j] == rt->ctx->rank && run->space->r[j] > 0) {

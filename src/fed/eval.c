@@ -1,6 +1,7 @@
-/* eval.c - evaluation: a fixed subset of the pooled validation or test samples under the server's model, and every client's own
- * samples under the model that the method shows for it. Work is cut into units fixed by the deck (a batch, a client), so sums have
- * one order on any number of ranks. */
+/* eval.c - evaluation: a fixed subset of the pooled validation or test samples under the server's
+ * model, and every client's own samples under the model that the method shows for it. Work is cut
+ * into units fixed by the deck (a batch, a client), so sums have one order on any number of ranks.
+ */
 #include "fed_internal.h"
 
 #include <math.h>
@@ -27,10 +28,10 @@ static int count_right(const fl_real *logits, const fl_batch *b, int vocab)
     return right;
 }
 
-eval_sum eval_samples(fl_work *work, fl_batcher *b, const fl_dataset *d, const fl_real *const *w, const fl_stack *stack, int max_length, int vocab,
-    int n, const uint32_t *sample)
+eval_sum eval_samples(fl_work *work, fl_batcher *b, const fl_dataset *d, const fl_real *const *w,
+    const fl_stack *stack, int max_length, int vocab, int n, const uint32_t *sample)
 {
-    fl_pass pass = { .w = w, .n = stack->n };
+    fl_pass pass = {.w = w, .n = stack->n};
     eval_sum sum;
     int targets;
 
@@ -45,7 +46,8 @@ eval_sum eval_samples(fl_work *work, fl_batcher *b, const fl_dataset *d, const f
     return sum;
 }
 
-/* full training: the base plus the dense adapter, as private weights in the round's arena; the stack becomes empty */
+/* full training: the base plus the dense adapter, as private weights in the round's arena; the
+ * stack becomes empty */
 static const fl_real *const *dense_weights(fl_runtime *rt, fl_stack *stack)
 {
     const fl_adapter *ad = stack->n == 1 ? stack->ad[0] : NULL;
@@ -85,7 +87,8 @@ static uint32_t *pooled(fl_runtime *rt, fl_split split, int *n)
 
     *n = most > 0 ? (int)FL_MIN((uint64_t)most, all) : (int)all;
     list = fl_scratch(&rt->run, (size_t)*n, sizeof *list);
-    for (int i = 0; i < *n; i++) { /* evenly spaced over the clients: the same in every round and at every cohort */
+    for (int i = 0; i < *n;
+         i++) { /* evenly spaced over the clients: the same in every round and at every cohort */
         list[i] = p->list[split][(size_t)((double)i * (double)all / *n)];
     }
     qsort(list, (size_t)*n, sizeof *list, by_value);
@@ -96,10 +99,12 @@ static void eval_pooled(fl_runtime *rt, fl_split split, double out[4])
 {
     int nsamples, nb = rt->deck->eval.batch, size = rt->ctx->size;
     uint32_t *list = pooled(rt, split, &nsamples);
-    int nunits = (nsamples + nb - 1) / nb, *first = fl_scratch(&rt->run, (size_t)size + 1, sizeof *first);
+    int nunits = (nsamples + nb - 1) / nb,
+        *first = fl_scratch(&rt->run, (size_t)size + 1, sizeof *first);
     double *cost = fl_scratch(&rt->run, (size_t)nunits, sizeof *cost);
-    double *sums = fl_scratch(&rt->run, 3 * (size_t)nunits, sizeof *sums), loss = 0, n = 0, right = 0;
-    fl_stack stack = { .n = 1, .ad = { rt->run.global }, .coef = { 1 } };
+    double *sums = fl_scratch(&rt->run, 3 * (size_t)nunits, sizeof *sums), loss = 0, n = 0,
+           right = 0;
+    fl_stack stack = {.n = 1, .ad = {rt->run.global}, .coef = {1}};
     const fl_real *const *w = dense_weights(rt, &stack);
 
     for (int u = 0; u < nunits; u++) {
@@ -109,8 +114,9 @@ static void eval_pooled(fl_runtime *rt, fl_split split, double out[4])
     }
     fl_layout(nunits, cost, size, first);
     for (int u = first[rt->ctx->rank]; u < first[rt->ctx->rank + 1]; u++) {
-        eval_sum s = eval_samples(rt->work, &rt->batcher, &rt->data, w, &stack, rt->deck->model.max_length, rt->base.model.vocab,
-            FL_MIN(nb, nsamples - u * nb), list + (size_t)u * nb);
+        eval_sum s =
+            eval_samples(rt->work, &rt->batcher, &rt->data, w, &stack, rt->deck->model.max_length,
+                rt->base.model.vocab, FL_MIN(nb, nsamples - u * nb), list + (size_t)u * nb);
 
         sums[3 * u] = s.loss;
         sums[3 * u + 1] = s.n;
@@ -127,13 +133,15 @@ static void eval_pooled(fl_runtime *rt, fl_split split, double out[4])
 }
 
 /* ---- clients ---- */
-static fl_err eval_client(fl_runtime *rt, int id, const void *blob, size_t bytes, fl_split split, double sum[3])
+static fl_err eval_client(
+    fl_runtime *rt, int id, const void *blob, size_t bytes, fl_split split, double sum[3])
 {
     fl_client c;
     fl_turn turn;
     fl_err err = turn_enrol(rt, id, blob, bytes, &c, &turn);
-    fl_view view = { .name = "global", .stack = { .n = 1, .ad = { rt->run.global }, .coef = { 1 } },
-        .data = { .client = id, .split = split } };
+    fl_view view = {.name = "global",
+        .stack = {.n = 1, .ad = {rt->run.global}, .coef = {1}},
+        .data = {.client = id, .split = split}};
     int64_t n = fl_partition_count(&rt->part, id, split);
     const uint32_t *list = rt->part.list[split] + rt->part.first[split][id];
     int nb = rt->deck->eval.batch;
@@ -146,8 +154,8 @@ static fl_err eval_client(fl_runtime *rt, int id, const void *blob, size_t bytes
         const fl_real *const *w = dense_weights(rt, &view.stack);
 
         for (int64_t i = 0; i < n; i += nb) {
-            eval_sum s = eval_samples(rt->work, &rt->batcher, &rt->data, w, &view.stack, rt->deck->model.max_length,
-                rt->base.model.vocab, (int)FL_MIN(nb, n - i), list + i);
+            eval_sum s = eval_samples(rt->work, &rt->batcher, &rt->data, w, &view.stack,
+                rt->deck->model.max_length, rt->base.model.vocab, (int)FL_MIN(nb, n - i), list + i);
 
             sum[0] += s.loss;
             sum[1] += s.n;
@@ -169,7 +177,8 @@ static void curve_add(fl_runtime *rt, int id, const double *sum)
 {
     if (rt->ncurve == rt->curve_room) {
         rt->curve_room = FL_MAX(256, 2 * rt->curve_room);
-        rt->curve = fl_realloc("client curves", rt->curve, (size_t)rt->curve_room, CURVE_COLUMNS * sizeof *rt->curve);
+        rt->curve = fl_realloc(
+            "client curves", rt->curve, (size_t)rt->curve_room, CURVE_COLUMNS * sizeof *rt->curve);
     }
     double *x = rt->curve + (size_t)CURVE_COLUMNS * rt->ncurve++;
 
@@ -180,10 +189,11 @@ static void curve_add(fl_runtime *rt, int id, const double *sum)
     x[4] = sum[1];
 }
 
-/* mean accuracy over clients, mean of the worst tenth; personal methods: also the loss over all targets */
+/* mean accuracy over clients, mean of the worst tenth; personal methods: also the loss over all
+ * targets */
 static void summarise(fl_runtime *rt, int n, const int *id, const double *sums, double out[4])
 {
-    double *acc = fl_scratch(&rt->run, (size_t)n, sizeof *acc), mean = 0, worst = 0, all[3] = { 0 };
+    double *acc = fl_scratch(&rt->run, (size_t)n, sizeof *acc), mean = 0, worst = 0, all[3] = {0};
     int have = 0, tenth;
 
     for (int i = 0; i < n; i++) {
@@ -219,9 +229,12 @@ static void summarise(fl_runtime *rt, int n, const int *id, const double *sums, 
 static fl_err eval_clients(fl_runtime *rt, fl_split split, double out[4])
 {
     fl_run *run = &rt->run;
-    int most = rt->deck->eval.max_clients, n = most > 0 ? FL_MIN(most, run->nclients) : run->nclients, size = rt->ctx->size;
-    int *id = fl_scratch(run, (size_t)n, sizeof *id), *first = fl_scratch(run, (size_t)size + 1, sizeof *first);
-    double *cost = fl_scratch(run, (size_t)n, sizeof *cost), *sums = fl_scratch(run, 3 * (size_t)n, sizeof *sums);
+    int most = rt->deck->eval.max_clients,
+        n = most > 0 ? FL_MIN(most, run->nclients) : run->nclients, size = rt->ctx->size;
+    int *id = fl_scratch(run, (size_t)n, sizeof *id),
+        *first = fl_scratch(run, (size_t)size + 1, sizeof *first);
+    double *cost = fl_scratch(run, (size_t)n, sizeof *cost),
+           *sums = fl_scratch(run, 3 * (size_t)n, sizeof *sums);
     void **blob = fl_scratch(run, (size_t)n, sizeof *blob);
     size_t *bytes = fl_scratch(run, (size_t)n, sizeof *bytes);
     fl_err err = FL_OK;

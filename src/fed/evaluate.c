@@ -1,4 +1,5 @@
-/* evaluate.c - `fedlora eval`: loss and accuracy of a model, with an optional PEFT adapter, on one split of a data set. */
+/* evaluate.c - `fedlora eval`: loss and accuracy of a model, with an optional PEFT adapter, on one
+ * split of a data set. */
 #include "fed_internal.h"
 
 #include <math.h>
@@ -22,11 +23,12 @@ static void evaluation_destroy(evaluation *e)
     fl_base_destroy(&e->base);
 }
 
-static fl_err evaluation_run(fl_ctx *ctx, const fl_deck *deck, evaluation *e, fl_split split, double sum[3])
+static fl_err evaluation_run(
+    fl_ctx *ctx, const fl_deck *deck, evaluation *e, fl_split split, double sum[3])
 {
     int length = FL_MIN(deck->model.max_length, e->base.model.nctx), nb = deck->eval.batch, n = 0;
     uint32_t *list = fl_alloc("samples", (size_t)e->data.nsamples, sizeof *list);
-    fl_stack stack = { .n = e->adapter != NULL, .ad = { e->adapter }, .coef = { 1 } };
+    fl_stack stack = {.n = e->adapter != NULL, .ad = {e->adapter}, .coef = {1}};
 
     for (int64_t i = 0; i < e->data.nsamples; i++) {
         if (e->data.split[i] == split) {
@@ -36,11 +38,12 @@ static fl_err evaluation_run(fl_ctx *ctx, const fl_deck *deck, evaluation *e, fl
     int nunits = (n + nb - 1) / nb;
     double *sums = fl_alloc("evaluation", 3 * (size_t)nunits, sizeof *sums);
 
-    e->work = fl_work_create(&e->base.model, nb * length, nb, length, e->adapter != NULL ? e->adapter->space->rmax : 0, false);
+    e->work = fl_work_create(&e->base.model, nb * length, nb, length,
+        e->adapter != NULL ? e->adapter->space->rmax : 0, false);
     fl_batcher_create(&e->batcher, nb, nb * length);
     for (int u = ctx->rank; u < nunits; u += ctx->size) {
-        eval_sum s = eval_samples(e->work, &e->batcher, &e->data, e->base.w, &stack, length, e->base.model.vocab, FL_MIN(nb, n - u * nb),
-            list + (size_t)u * nb);
+        eval_sum s = eval_samples(e->work, &e->batcher, &e->data, e->base.w, &stack, length,
+            e->base.model.vocab, FL_MIN(nb, n - u * nb), list + (size_t)u * nb);
 
         sums[3 * u] = s.loss;
         sums[3 * u + 1] = s.n;
@@ -54,13 +57,16 @@ static fl_err evaluation_run(fl_ctx *ctx, const fl_deck *deck, evaluation *e, fl
     }
     fl_free(sums);
     fl_free(list);
-    return n > 0 ? FL_OK : fl_fail(FL_EDECK, "the data set has no samples in that split; choose another with --split");
+    return n > 0 ? FL_OK
+                 : fl_fail(FL_EDECK,
+                       "the data set has no samples in that split; choose another with --split");
 }
 
-fl_err fl_evaluate(fl_ctx *ctx, const fl_deck *deck, const char *model, const char *adapter, fl_split split, double *loss, double *accuracy, int64_t *targets)
+fl_err fl_evaluate(fl_ctx *ctx, const fl_deck *deck, const char *model, const char *adapter,
+    fl_split split, double *loss, double *accuracy, int64_t *targets)
 {
-    evaluation e = { 0 };
-    double sum[3] = { 0 };
+    evaluation e = {0};
+    double sum[3] = {0};
     fl_err err = fl_base_load(ctx, model, deck->model.share_dir, &e.base);
 
     e.spaces = fl_spaces_create();

@@ -1,10 +1,13 @@
-/* export.c - `fedlora export`: the server's adapter, or one client's, out of a checkpoint, as a PEFT folder or merged into a Hugging Face folder. */
+/* export.c - `fedlora export`: the server's adapter, or one client's, out of a checkpoint, as a
+ * PEFT folder or merged into a Hugging Face folder. */
 #include "fed_internal.h"
 
 #include <string.h>
 
-/* adapter of the server (client < 0) or the first adapter that the client keeps, and its number of reals */
-static fl_err adapter_of(fl_runtime *rt, const fl_snapshot *s, int client, const fl_adapter **ad, fl_kept_list *kept)
+/* adapter of the server (client < 0) or the first adapter that the client keeps, and its number of
+ * reals */
+static fl_err adapter_of(
+    fl_runtime *rt, const fl_snapshot *s, int client, const fl_adapter **ad, fl_kept_list *kept)
 {
     if (client >= 0) {
         int id, here = fl_store_mine(rt->store, -1, NULL, NULL, NULL);
@@ -21,8 +24,10 @@ static fl_err adapter_of(fl_runtime *rt, const fl_snapshot *s, int client, const
         for (int i = 0; i < kept->n && *ad == NULL; i++) {
             *ad = kept->k[i].ad;
         }
-        return *ad != NULL ? FL_OK :
-            fl_fail(FL_EUSAGE, "client %d keeps no adapter of its own in this checkpoint (%s)", client, rt->method->name);
+        return *ad != NULL ? FL_OK
+                           : fl_fail(FL_EUSAGE,
+                                 "client %d keeps no adapter of its own in this checkpoint (%s)",
+                                 client, rt->method->name);
     }
     for (int i = 0; i < s->narrays; i++) {
         if (strcmp(s->array[i].name, "server/global") == 0 && s->array[i].n == rt->run.space->n) {
@@ -30,7 +35,9 @@ static fl_err adapter_of(fl_runtime *rt, const fl_snapshot *s, int client, const
             *ad = rt->run.global;
         }
     }
-    return *ad != NULL ? FL_OK : fl_fail(FL_EFILE, "the checkpoint holds no server adapter that fits its deck");
+    return *ad != NULL
+               ? FL_OK
+               : fl_fail(FL_EFILE, "the checkpoint holds no server adapter that fits its deck");
 }
 
 /* base + s B A, or base + dense delta, as a folder */
@@ -60,26 +67,30 @@ static fl_err save_merged(fl_runtime *rt, const fl_adapter *ad, const char *out)
     return fl_hf_save(out, m, rt->base.w);
 }
 
-static fl_err export_from(fl_runtime *rt, const char *checkpoint, const char *out, int client, bool merged)
+static fl_err export_from(
+    fl_runtime *rt, const char *checkpoint, const char *out, int client, bool merged)
 {
     fl_snapshot s;
-    fl_kept_list kept = { 0 };
+    fl_kept_list kept = {0};
     const fl_adapter *ad = NULL;
     const fl_deck *deck = rt->deck;
 
-    FL_TRY(fl_checkpoint_read(rt->ctx, checkpoint, rt->store, fl_model_bytes(&rt->base.model) / sizeof(fl_real), rt->base.share.x, &s));
+    FL_TRY(fl_checkpoint_read(rt->ctx, checkpoint, rt->store,
+        fl_model_bytes(&rt->base.model) / sizeof(fl_real), rt->base.share.x, &s));
     fl_err err = adapter_of(rt, &s, client, &ad, &kept);
 
     if (err == FL_OK && !merged && s.base_revision > 0) {
-        err = fl_fail(FL_EUSAGE, "%s changes the base (revision %d), so an adapter alone would be wrong; add --merged", rt->method->name,
-            s.base_revision);
+        err = fl_fail(FL_EUSAGE,
+            "%s changes the base (revision %d), so an adapter alone would be wrong; add --merged",
+            rt->method->name, s.base_revision);
     }
     if (err == FL_OK && !merged && deck->train.what == FL_WHAT_FULL) {
         err = fl_fail(FL_EUSAGE, "train.what: full has no adapter; add --merged");
     }
     if (err == FL_OK) {
-        err = merged ? save_merged(rt, ad, out) :
-            fl_peft_save(out, &rt->base.model, ad, deck->adapter.alpha, deck->adapter.rslora, deck->model.path);
+        err = merged ? save_merged(rt, ad, out)
+                     : fl_peft_save(out, &rt->base.model, ad, deck->adapter.alpha,
+                           deck->adapter.rslora, deck->model.path);
     }
     kept_free(&kept);
     fl_snapshot_free(&s);
@@ -92,7 +103,7 @@ fl_err fl_export(fl_ctx *ctx, const char *checkpoint, const char *out, int clien
     fl_runtime *rt = &runtime;
     fl_snapshot head;
     fl_deck *deck = NULL;
-    fl_options opt = { .out = out, .resume = "none", .versions = "" };
+    fl_options opt = {.out = out, .resume = "none", .versions = ""};
     int n;
     const fl_section *extra = fl_method_sections(&n);
 

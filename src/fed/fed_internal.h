@@ -8,20 +8,26 @@ typedef struct fl_kept {
     char name[48];
     int index;
     char what[120];
-    size_t n;           /* doubles in x */
-    double *x;          /* owned, or NULL when ad is set */
-    fl_adapter *ad;     /* owned */
+    size_t n;       /* doubles in x */
+    double *x;      /* owned, or NULL when ad is set */
+    fl_adapter *ad; /* owned */
 } fl_kept;
-typedef struct fl_kept_list { int n, room; fl_kept *k; } fl_kept_list; /* k owned [room] */
+typedef struct fl_kept_list {
+    int n, room;
+    fl_kept *k;
+} fl_kept_list; /* k owned [room] */
 void kept_free(fl_kept_list *list);
 fl_kept *kept_find(fl_kept_list *list, const char *name, int index);
 
-/* ---- the traffic ledger: what a real federation would send; counted where messages are sealed ---- */
+/* ---- the traffic ledger: what a real federation would send; counted where messages are sealed
+ * ---- */
 #define FL_TRAFFIC(X) X(adapter) X(base_update) X(seed) X(other)
 #define FL_AS_TRAFFIC(name) TRAFFIC_##name,
 enum { FL_TRAFFIC(FL_AS_TRAFFIC) NTRAFFIC };
 extern const char *const traffic_name[NTRAFFIC];
-typedef struct fl_ledger { double up[NTRAFFIC], down[NTRAFFIC]; } fl_ledger; /* bytes */
+typedef struct fl_ledger {
+    double up[NTRAFFIC], down[NTRAFFIC];
+} fl_ledger; /* bytes */
 
 /* ---- a message ---- */
 enum { MAX_PARTS = 16 };
@@ -31,69 +37,78 @@ struct fl_msg {
     bool up;
     fl_err err;
     int n;
-    fl_part part[MAX_PARTS];        /* part.ad: a sealed copy */
+    fl_part part[MAX_PARTS]; /* part.ad: a sealed copy */
 };
 
 /* ---- a client's turn ---- */
 typedef struct fl_turn {
     fl_kept_list kept;
-    double loss;                    /* sum over steps of the mean loss */
+    double loss; /* sum over steps of the mean loss */
     int64_t steps, tokens;
 } fl_turn;
 
 /* ---- what arrived ---- */
 typedef struct fl_inbox {
-    int nitems;                     /* of the whole cohort */
-    fl_item *item;                  /* round arena [nitems]; replicated metadata */
-    fl_adapter **mine;              /* round arena [nitems]: contents of items hosted here, else NULL */
-    int *first_item;                /* round arena [size + 1] items by rank */
-    fl_item *bysite;                /* round arena [nitems] or NULL: items with ad complete at the sites owned here */
+    int nitems;        /* of the whole cohort */
+    fl_item *item;     /* round arena [nitems]; replicated metadata */
+    fl_adapter **mine; /* round arena [nitems]: contents of items hosted here, else NULL */
+    int *first_item;   /* round arena [size + 1] items by rank */
+    fl_item
+        *bysite; /* round arena [nitems] or NULL: items with ad complete at the sites owned here */
 } fl_inbox;
 
-typedef struct fl_merged { const fl_adapter *ad; double coef; } fl_merged; /* round arena */
+typedef struct fl_merged {
+    const fl_adapter *ad;
+    double coef;
+} fl_merged; /* round arena */
 enum { MAX_MERGES = 8 };
 
-typedef struct fl_columns { int wall, train, eval, metric, mean, worst, up, down, clients, discordance; } fl_columns;
+typedef struct fl_columns {
+    int wall, train, eval, metric, mean, worst, up, down, clients, discordance;
+} fl_columns;
 
 typedef struct fl_runtime {
-    fl_ctx *ctx;                    /* borrowed */
-    const fl_deck *deck;            /* borrowed */
-    const fl_options *opt;          /* borrowed */
-    const fl_method *method;        /* borrowed */
+    fl_ctx *ctx;             /* borrowed */
+    const fl_deck *deck;     /* borrowed */
+    const fl_options *opt;   /* borrowed */
+    const fl_method *method; /* borrowed */
     fl_run run;
     fl_base base;
     fl_dataset data;
     fl_partition part;
-    fl_spaces *spaces;              /* owned */
-    fl_store *store;                /* owned */
-    fl_arena *round, *turn;         /* owned; the arena of fl_scratch is turn while a client's turn runs */
-    fl_turn *now;                   /* the client's turn that runs, NULL = none */
+    fl_spaces *spaces;      /* owned */
+    fl_store *store;        /* owned */
+    fl_arena *round, *turn; /* owned; the arena of fl_scratch is turn while a client's turn runs */
+    fl_turn *now;           /* the client's turn that runs, NULL = none */
     fl_kept_list server;
-    int *client_r;                  /* owned [nclients] */
-    double *cost;                   /* owned [nclients] predicted cost of a turn */
-    int *cohort;                    /* owned [ncohort] */
-    int *order;                     /* owned [nclients] scratch of the draw */
-    int *first;                     /* owned [size + 1] cohort positions by rank */
-    int *owner;                     /* owned [nsites] rank of each site */
-    int min_node_size;              /* ranks on the smallest node */
+    int *client_r;     /* owned [nclients] */
+    double *cost;      /* owned [nclients] predicted cost of a turn */
+    int *cohort;       /* owned [ncohort] */
+    int *order;        /* owned [nclients] scratch of the draw */
+    int *first;        /* owned [size + 1] cohort positions by rank */
+    int *owner;        /* owned [nsites] rank of each site */
+    int min_node_size; /* ranks on the smallest node */
     /* training */
-    fl_work *work;                  /* owned */
+    fl_work *work; /* owned */
     fl_batcher batcher;
-    uint32_t *picked;               /* owned [largest batch] */
+    uint32_t *picked; /* owned [largest batch] */
     /* ledger and revisions */
-    int *last_seen;                 /* owned [nclients] round of the last download, 0 = never; replicated */
-    int *slot_changed;              /* owned [global slots] round in which the slot last changed, -1 = as the seed made it */
-    uint64_t *slot_hash;            /* owned [global slots] */
-    double *revision_bytes;         /* owned [rounds + 1] cumulative cost of the base's revisions by the end of round t */
+    int *last_seen;      /* owned [nclients] round of the last download, 0 = never; replicated */
+    int *slot_changed;   /* owned [global slots] round in which the slot last changed, -1 = as the
+                            seed made it */
+    uint64_t *slot_hash; /* owned [global slots] */
+    double *revision_bytes; /* owned [rounds + 1] cumulative cost of the base's revisions by the end
+                               of round t */
     int base_revision;
     uint64_t base_hash;
-    fl_ledger ledger, total;        /* this round on this rank; all rounds and ranks */
+    fl_ledger ledger, total; /* this round on this rank; all rounds and ranks */
     /* the round */
-    fl_msg **sent;                  /* round arena [ncohort]: sealed uploads of clients hosted here, NULL = none */
-    double *turn_loss, *turn_steps; /* round arena [ncohort]: mean loss and steps of each turn, after the round on all ranks */
+    fl_msg **sent; /* round arena [ncohort]: sealed uploads of clients hosted here, NULL = none */
+    double *turn_loss, *turn_steps; /* round arena [ncohort]: mean loss and steps of each turn,
+                                       after the round on all ranks */
     fl_inbox inbox;
     fl_pile pile;
-    fl_adapter *before;             /* global when aggregate began (round arena) */
+    fl_adapter *before; /* global when aggregate began (round arena) */
     int nmerges;
     fl_merged merged[MAX_MERGES];
     bool aggregating;
@@ -101,61 +116,77 @@ typedef struct fl_runtime {
     fl_metrics metrics;
     fl_columns col;
     int ncurve, curve_room;
-    double *curve;                  /* owned [curve_room][CURVE_COLUMNS] per-client curves, replicated */
-    double svd_worst;               /* largest residual logged so far */
-    double flops, train_tokens;     /* this rank's local training */
+    double *curve;    /* owned [curve_room][CURVE_COLUMNS] per-client curves, replicated */
+    double svd_worst; /* largest residual logged so far */
+    double flops, train_tokens; /* this rank's local training */
     double longest_round, longest_checkpoint, checkpoint_bytes, started;
 } fl_runtime;
-/* one blob of bytes <-> list; adapters store kind and ranks by value. Unpack trusts nothing (FL_EFILE). */
+/* one blob of bytes <-> list; adapters store kind and ranks by value. Unpack trusts nothing
+ * (FL_EFILE). */
 void kept_pack(const fl_kept_list *list, fl_runtime *rt, fl_text *blob);
 fl_err kept_unpack(fl_runtime *rt, const void *blob, size_t bytes, fl_kept_list *list);
-/* how a space is named by value: scale by the deck's rule, scale 1 (stacks), or the base's own tensors */
+/* how a space is named by value: scale by the deck's rule, scale 1 (stacks), or the base's own
+ * tensors */
 typedef enum space_kind { SPACE_DECK, SPACE_STACK, SPACE_DENSE } space_kind;
 space_kind space_kind_of(fl_runtime *rt, const fl_space *sp);
-const fl_space *space_of_kind(fl_runtime *rt, space_kind kind, const int *r); /* NULL if r is out of range */
+const fl_space *space_of_kind(
+    fl_runtime *rt, space_kind kind, const int *r); /* NULL if r is out of range */
 
-enum { CURVE_COLUMNS = 5 };         /* round, client, loss, accuracy, targets */
+enum { CURVE_COLUMNS = 5 }; /* round, client, loss, accuracy, targets */
 
-fl_err setup_runtime(fl_ctx *ctx, const fl_deck *deck, const fl_options *opt, fl_runtime *rt); /* collective */
+fl_err setup_runtime(
+    fl_ctx *ctx, const fl_deck *deck, const fl_options *opt, fl_runtime *rt); /* collective */
 void setup_destroy(fl_runtime *rt);
-fl_err setup_fresh(fl_runtime *rt);                 /* collective: round 0's server state and metric columns */
-void setup_workspace(fl_runtime *rt, int batch);    /* sized for the larger of train.batch and eval.batch */
+fl_err setup_fresh(fl_runtime *rt); /* collective: round 0's server state and metric columns */
+void setup_workspace(
+    fl_runtime *rt, int batch); /* sized for the larger of train.batch and eval.batch */
 int setup_client_r(const fl_deck *deck, uint64_t seed, int id);
 
-fl_err round_run(fl_runtime *rt, int t);            /* collective */
-void round_draw(fl_runtime *rt, int t);              /* the cohort of round t */
-fl_err round_aggregate(fl_runtime *rt);              /* collective: what is in rt->sent -> server state; the end of a round without the turns */
+fl_err round_run(fl_runtime *rt, int t); /* collective */
+void round_draw(fl_runtime *rt, int t);  /* the cohort of round t */
+fl_err round_aggregate(fl_runtime *rt);  /* collective: what is in rt->sent -> server state; the end
+                                            of a round without the turns */
 double round_train_loss(const fl_runtime *rt);
 fl_err turn_run(fl_runtime *rt, int position, bool lost, void **blob, size_t *bytes);
-fl_err turn_enrol(fl_runtime *rt, int id, const void *blob, size_t bytes, fl_client *c, fl_turn *turn);
+fl_err turn_enrol(
+    fl_runtime *rt, int id, const void *blob, size_t bytes, fl_client *c, fl_turn *turn);
 void turn_end(fl_runtime *rt, fl_turn *turn);
 
-fl_err message_seal(fl_runtime *rt, fl_msg *msg);   /* after the hook: cost of parts */
+fl_err message_seal(fl_runtime *rt, fl_msg *msg); /* after the hook: cost of parts */
 void message_charge_base(fl_runtime *rt, const fl_client *c);
-void ledger_round(fl_runtime *rt, double *up, double *down); /* collective: totals of the round, ledger cleared */
-void ledger_changed(fl_runtime *rt, int t);         /* after aggregate: which slots of global changed */
+void ledger_round(
+    fl_runtime *rt, double *up, double *down); /* collective: totals of the round, ledger cleared */
+void ledger_changed(fl_runtime *rt, int t);    /* after aggregate: which slots of global changed */
 
-fl_err pile_build(fl_runtime *rt);                  /* collective: metadata of all that arrived, from rt->sent */
-fl_err pile_by_site(fl_runtime *rt);                /* collective, once a round: every site's factors to its owner */
-void site_stack(const fl_item *item, int n, const double *w, int site, double *bs, double *as, int64_t nstack, int64_t *at);
+fl_err pile_build(fl_runtime *rt); /* collective: metadata of all that arrived, from rt->sent */
+fl_err pile_by_site(
+    fl_runtime *rt); /* collective, once a round: every site's factors to its owner */
+void site_stack(const fl_item *item, int n, const double *w, int site, double *bs, double *as,
+    int64_t nstack, int64_t *at);
 int64_t site_stack_r(const fl_pile *in, int site);
 const double *mixing_weights(fl_run *run, const fl_pile *in, const fl_mixing *how);
 
-fl_err discordance_measure(fl_runtime *rt, double *relative); /* collective, after aggregate; NaN where it has no meaning */
-fl_err eval_round(fl_runtime *rt, fl_split split, bool clients, double out[4]); /* collective: loss, accuracy, clients' mean and worst tenth */
-typedef struct eval_sum { double loss, n, right; } eval_sum;
-eval_sum eval_samples(fl_work *work, fl_batcher *b, const fl_dataset *d, const fl_real *const *w, const fl_stack *stack, int max_length, int vocab,
-    int n, const uint32_t *sample);
+fl_err discordance_measure(fl_runtime *rt,
+    double *relative); /* collective, after aggregate; NaN where it has no meaning */
+fl_err eval_round(fl_runtime *rt, fl_split split, bool clients,
+    double out[4]); /* collective: loss, accuracy, clients' mean and worst tenth */
+typedef struct eval_sum {
+    double loss, n, right;
+} eval_sum;
+eval_sum eval_samples(fl_work *work, fl_batcher *b, const fl_dataset *d, const fl_real *const *w,
+    const fl_stack *stack, int max_length, int vocab, int n, const uint32_t *sample);
 
-fl_err state_save(fl_runtime *rt, int t);           /* collective: checkpoint of round t */
-fl_err state_resume(fl_runtime *rt, int *t);        /* collective: newest valid checkpoint of OUT; *t 0 = fresh */
-uint64_t state_digest(fl_runtime *rt, int t);       /* collective */
+fl_err state_save(fl_runtime *rt, int t); /* collective: checkpoint of round t */
+fl_err state_resume(
+    fl_runtime *rt, int *t); /* collective: newest valid checkpoint of OUT; *t 0 = fresh */
+uint64_t state_digest(fl_runtime *rt, int t); /* collective */
 
 void report_start(fl_runtime *rt);
 void report_round(fl_runtime *rt, int t);
-void report_progress(fl_runtime *rt, int done, int mine); /* clients of this round that rank 0 has done, of its own */
-fl_err report_files(fl_runtime *rt);                /* rounds.csv, metrics.h5 */
-fl_err report_finish(fl_runtime *rt);               /* phase table, perf.json, adapter/ */
+void report_progress(fl_runtime *rt, int done,
+    int mine);                        /* clients of this round that rank 0 has done, of its own */
+fl_err report_files(fl_runtime *rt);  /* rounds.csv, metrics.h5 */
+fl_err report_finish(fl_runtime *rt); /* phase table, perf.json, adapter/ */
 fl_err report_used(fl_runtime *rt);
 fl_err report_dry_run(fl_runtime *rt);
 #endif

@@ -1,5 +1,6 @@
-/* keep.c - memory that a method declares: the server's and the clients' kept arrays and adapters, scratch, spaces.
- * A client's list travels as one blob of bytes; the server's goes into the checkpoint array by array. */
+/* keep.c - memory that a method declares: the server's and the clients' kept arrays and adapters,
+ * scratch, spaces. A client's list travels as one blob of bytes; the server's goes into the
+ * checkpoint array by array. */
 #include "fed_internal.h"
 
 #include <string.h>
@@ -11,7 +12,7 @@ void kept_free(fl_kept_list *list)
         fl_adapter_destroy(&list->k[i].ad);
     }
     fl_free(list->k);
-    *list = (fl_kept_list){ 0 };
+    *list = (fl_kept_list){0};
 }
 
 fl_kept *kept_find(fl_kept_list *list, const char *name, int index)
@@ -32,7 +33,7 @@ static fl_kept *kept_add(fl_kept_list *list, const char *name, int index, const 
     }
     fl_kept *k = &list->k[list->n++];
 
-    *k = (fl_kept){ .index = index };
+    *k = (fl_kept){.index = index};
     FL_REQUIRE(strlen(name) < sizeof k->name);
     snprintf(k->name, sizeof k->name, "%s", name);
     snprintf(k->what, sizeof k->what, "%s", what);
@@ -66,7 +67,8 @@ const fl_space *space_of_kind(fl_runtime *rt, space_kind kind, const int *r)
             return NULL;
         }
     }
-    return fl_space_lora(rt->spaces, m->nsites, m->site, r, kind == SPACE_STACK ? 0 : rt->deck->adapter.alpha,
+    return fl_space_lora(rt->spaces, m->nsites, m->site, r,
+        kind == SPACE_STACK ? 0 : rt->deck->adapter.alpha,
         kind == SPACE_DECK && rt->deck->adapter.rslora);
 }
 
@@ -105,7 +107,8 @@ static fl_kept_list *list_of(fl_run *run, const fl_client *c)
     return c == NULL ? &run->rt->server : &c->turn->kept;
 }
 
-double *fl_keep(fl_run *run, fl_client *c, const char *name, int index, size_t n, const char *what, bool *fresh)
+double *fl_keep(
+    fl_run *run, fl_client *c, const char *name, int index, size_t n, const char *what, bool *fresh)
 {
     fl_kept *k = kept_find(list_of(run, c), name, index);
     bool is_new = k == NULL;
@@ -133,7 +136,8 @@ double *fl_keep(fl_run *run, fl_client *c, const char *name, int index, size_t n
     return k->x;
 }
 
-fl_adapter *fl_keep_adapter(fl_run *run, fl_client *c, const char *name, int index, const fl_space *sp, bool *fresh)
+fl_adapter *fl_keep_adapter(
+    fl_run *run, fl_client *c, const char *name, int index, const fl_space *sp, bool *fresh)
 {
     fl_kept *k = kept_find(list_of(run, c), name, index);
     bool is_new = k == NULL;
@@ -171,7 +175,7 @@ fl_adapter *fl_scratch_adapter(fl_run *run, const fl_space *sp)
 {
     fl_adapter *ad = fl_scratch(run, 1, sizeof *ad);
 
-    *ad = (fl_adapter){ .space = sp, .v = fl_scratch(run, sp->n, sizeof(fl_real)) };
+    *ad = (fl_adapter){.space = sp, .v = fl_scratch(run, sp->n, sizeof(fl_real))};
     return ad;
 }
 
@@ -189,12 +193,13 @@ fl_adapter *fl_scratch_spread(fl_run *run, const fl_space *sp)
         at[i] = here ? n : SIZE_MAX;
         n += here ? (size_t)s->rows * (size_t)s->cols : 0;
     }
-    *ad = (fl_adapter){ .space = sp, .v = fl_scratch(run, n, sizeof(fl_real)), .at = at };
+    *ad = (fl_adapter){.space = sp, .v = fl_scratch(run, n, sizeof(fl_real)), .at = at};
     return ad;
 }
 
 /* ---- a client's list as bytes ----
- * "FLK1", number of entries; per entry: name[48], index, kind (0 array, 1 + space_kind adapter), n (doubles, or reals), for LoRA r[nsites]; data */
+ * "FLK1", number of entries; per entry: name[48], index, kind (0 array, 1 + space_kind adapter), n
+ * (doubles, or reals), for LoRA r[nsites]; data */
 typedef struct kept_head {
     char name[48];
     int32_t index, kind;
@@ -203,12 +208,12 @@ typedef struct kept_head {
 
 void kept_pack(const fl_kept_list *list, fl_runtime *rt, fl_text *blob)
 {
-    uint32_t head[2] = { 0x314b4c46u, (uint32_t)list->n };
+    uint32_t head[2] = {0x314b4c46u, (uint32_t)list->n};
 
     fl_text_bytes(blob, head, sizeof head);
     for (int i = 0; i < list->n; i++) {
         const fl_kept *k = &list->k[i];
-        kept_head h = { .index = k->index, .n = k->x != NULL ? k->n : k->ad->space->n };
+        kept_head h = {.index = k->index, .n = k->x != NULL ? k->n : k->ad->space->n};
 
         memcpy(h.name, k->name, sizeof h.name);
         if (k->x != NULL) {
@@ -227,7 +232,10 @@ void kept_pack(const fl_kept_list *list, fl_runtime *rt, fl_text *blob)
     }
 }
 
-typedef struct reader { const char *at; size_t left; } reader;
+typedef struct reader {
+    const char *at;
+    size_t left;
+} reader;
 
 static bool take(reader *r, void *x, size_t n)
 {
@@ -275,13 +283,16 @@ static bool unpack_one(fl_runtime *rt, reader *in, fl_kept_list *list)
 
 fl_err kept_unpack(fl_runtime *rt, const void *blob, size_t bytes, fl_kept_list *list)
 {
-    reader in = { blob, bytes };
+    reader in = {blob, bytes};
     uint32_t head[2];
     bool ok = bytes == 0 || (take(&in, head, sizeof head) && head[0] == 0x314b4c46u);
 
     for (uint32_t i = 0; ok && bytes > 0 && i < head[1]; i++) {
         ok = unpack_one(rt, &in, list);
     }
-    return ok && in.left == 0 ? FL_OK :
-        fl_fail(FL_EFILE, "a client's saved state (%zu bytes) is damaged or belongs to another model", bytes);
+    return ok && in.left == 0
+               ? FL_OK
+               : fl_fail(FL_EFILE,
+                     "a client's saved state (%zu bytes) is damaged or belongs to another model",
+                     bytes);
 }

@@ -1,5 +1,6 @@
 /* local.c - a client's own work: local training on its samples with a stack of adapters (fl_train).
- * Batches, dropout and schedules are functions of (seed, client, round, stream, step); moments start at zero. */
+ * Batches, dropout and schedules are functions of (seed, client, round, stream, step); moments
+ * start at zero. */
 #include "fed_internal.h"
 
 #include <math.h>
@@ -22,10 +23,10 @@ typedef struct local {
     fl_pass pass;
     fl_adapter grad[FL_MAX_ADAPTERS];
     size_t at[FL_MAX_ADAPTERS]; /* offset of entry's gradient in g */
-    fl_real *g;                 /* turn arena [all]: gradients of all trained entries, contiguous for clipping */
+    fl_real *g; /* turn arena [all]: gradients of all trained entries, contiguous for clipping */
     int nclip;
-    fl_range *clip;             /* turn arena: the ranges that train, in g */
-    fl_real *own;               /* full training: private weights [space->n], else NULL */
+    fl_range *clip; /* turn arena: the ranges that train, in g */
+    fl_real *own;   /* full training: private weights [space->n], else NULL */
 } local;
 
 static bool trains(fl_pick pick, fl_factor f)
@@ -37,8 +38,8 @@ fl_job fl_job_of(const fl_run *run, fl_client *c)
 {
     fl_job job = run->job;
 
-    job.stack = (fl_stack){ .n = 1, .ad = { c->ad[0] }, .coef = { 1 } };
-    job.data = (fl_data){ .client = c->id, .split = FL_TRAIN };
+    job.stack = (fl_stack){.n = 1, .ad = {c->ad[0]}, .coef = {1}};
+    job.data = (fl_data){.client = c->id, .split = FL_TRAIN};
     return job;
 }
 
@@ -62,25 +63,27 @@ static void local_groups(local *lo, int entry)
         group *gr = &lo->groups[at];
 
         if (at == lo->ngroups) {
-            *gr = (group){ .entry = entry, .lr = lr, .range = fl_scratch(run, (size_t)sp->nslots, sizeof(fl_range)) };
+            *gr = (group){.entry = entry,
+                .lr = lr,
+                .range = fl_scratch(run, (size_t)sp->nslots, sizeof(fl_range))};
             lo->ngroups++;
         }
         for (int i = 0; i < sp->nslots; i++) {
             const fl_slot *s = &sp->slot[i];
 
             if (s->factor == (fl_factor)f) {
-                fl_range r = { s->at, (size_t)s->rows * (size_t)s->cols };
+                fl_range r = {s->at, (size_t)s->rows * (size_t)s->cols};
 
                 gr->range[gr->nranges++] = r;
-                lo->clip[lo->nclip++] = (fl_range){ lo->at[entry] + r.at, r.n };
+                lo->clip[lo->nclip++] = (fl_range){lo->at[entry] + r.at, r.n};
             }
         }
     }
     for (int i = first; i < lo->ngroups; i++) {
         const fl_deck_train *d = &lo->rt->deck->train;
 
-        fl_optim_create(&lo->groups[i].optim, d->optimizer, d->beta1, d->beta2, d->eps, d->weight_decay, d->momentum,
-            sp->n);
+        fl_optim_create(&lo->groups[i].optim, d->optimizer, d->beta1, d->beta2, d->eps,
+            d->weight_decay, d->momentum, sp->n);
     }
 }
 
@@ -122,8 +125,12 @@ static void local_begin(local *lo, fl_client *c)
     }
     lo->g = fl_scratch(&rt->run, total, sizeof *lo->g);
     lo->clip = fl_scratch(&rt->run, (size_t)nslots, sizeof *lo->clip);
-    lo->pass = (fl_pass){ .w = rt->base.w, .n = st->n, .dropout = rt->deck->adapter.dropout, .seed = rt->run.seed,
-        .id = c->id, .round = rt->run.round.t };
+    lo->pass = (fl_pass){.w = rt->base.w,
+        .n = st->n,
+        .dropout = rt->deck->adapter.dropout,
+        .seed = rt->run.seed,
+        .id = c->id,
+        .round = rt->run.round.t};
     for (int j = 0; j < st->n; j++) {
         const fl_pick pick = lo->job->train[j];
 
@@ -132,7 +139,7 @@ static void local_begin(local *lo, fl_client *c)
         if (pick.factors == FL_NONE) {
             continue;
         }
-        lo->grad[j] = (fl_adapter){ .space = st->ad[j]->space, .v = lo->g + lo->at[j] };
+        lo->grad[j] = (fl_adapter){.space = st->ad[j]->space, .v = lo->g + lo->at[j]};
         lo->pass.grad[j] = &lo->grad[j];
         lo->pass.factors[j] = pick.factors;
         local_groups(lo, j);
@@ -178,7 +185,8 @@ static double local_step(local *lo, int step, int nsteps, int *ntargets)
         group *gr = &lo->groups[i];
         fl_real *x = lo->own != NULL ? lo->own : lo->job->stack.ad[gr->entry]->v;
 
-        fl_optim_step(&gr->optim, d->lr * factor * gr->lr, gr->nranges, gr->range, lo->g + lo->at[gr->entry], x);
+        fl_optim_step(&gr->optim, d->lr * factor * gr->lr, gr->nranges, gr->range,
+            lo->g + lo->at[gr->entry], x);
     }
     return loss;
 }
@@ -188,9 +196,10 @@ fl_err fl_train(fl_run *run, fl_client *c, fl_job *job)
     fl_runtime *rt = run->rt;
     const fl_deck *deck = rt->deck;
     int64_t n = fl_partition_count(&rt->part, job->data.client, job->data.split);
-    const uint32_t *list = rt->part.list[job->data.split] + rt->part.first[job->data.split][job->data.client];
+    const uint32_t *list =
+        rt->part.list[job->data.split] + rt->part.first[job->data.split][job->data.client];
     int batch = deck->train.batch, steps = job->steps;
-    local lo = { .rt = rt, .job = job };
+    local lo = {.rt = rt, .job = job};
     double worst = 0;
 
     if (n == 0) {
@@ -201,8 +210,8 @@ fl_err fl_train(fl_run *run, fl_client *c, fl_job *job)
     }
     local_begin(&lo, c);
     for (int step = 0; step < steps && fl_stop_signals < 2; step++) {
-        int targets, picked = fl_batch_pick(run->seed, job->data.client, run->round.t, job->stream, step, batch, n, list,
-            rt->picked);
+        int targets, picked = fl_batch_pick(run->seed, job->data.client, run->round.t, job->stream,
+                         step, batch, n, list, rt->picked);
 
         fl_batch_fill(&rt->batcher, &rt->data, picked, rt->picked, deck->model.max_length);
         double loss = local_step(&lo, step, steps, &targets), tokens = rt->batcher.batch.ntokens;
@@ -212,10 +221,13 @@ fl_err fl_train(fl_run *run, fl_client *c, fl_job *job)
         c->turn->tokens += (int64_t)tokens;
         worst = isfinite(loss) ? worst : loss;
         rt->train_tokens += tokens;
-        rt->flops += fl_model_flops(&rt->base.model, job->stack.ad[0]->space, tokens, tokens / picked, true);
+        rt->flops +=
+            fl_model_flops(&rt->base.model, job->stack.ad[0]->space, tokens, tokens / picked, true);
     }
     local_end(&lo);
-    return isfinite(worst) ? FL_OK :
-        fl_fail(FL_ENUM, "round %d, client %d: the training loss is not finite; lower train.lr, or set train.clip",
-            run->round.t, c->id);
+    return isfinite(worst) ? FL_OK
+                           : fl_fail(FL_ENUM,
+                                 "round %d, client %d: the training loss is not finite; lower "
+                                 "train.lr, or set train.clip",
+                                 run->round.t, c->id);
 }

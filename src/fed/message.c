@@ -1,11 +1,12 @@
-/* message.c - messages and the traffic ledger. What is sealed is what a real federation would send: a copy of the picked
- * factors, checked for NaN and Inf, counted in bytes. The simulator's own MPI bytes are never counted here. */
+/* message.c - messages and the traffic ledger. What is sealed is what a real federation would send:
+ * a copy of the picked factors, checked for NaN and Inf, counted in bytes. The simulator's own MPI
+ * bytes are never counted here. */
 #include "fed_internal.h"
 
 #include <string.h>
 
 #define FL_AS_NAME(name) #name,
-const char *const traffic_name[NTRAFFIC] = { FL_TRAFFIC(FL_AS_NAME) };
+const char *const traffic_name[NTRAFFIC] = {FL_TRAFFIC(FL_AS_NAME)};
 
 static bool picked(fl_pick pick, fl_factor f)
 {
@@ -25,8 +26,11 @@ static bool slot_is_sane(const fl_real *x, size_t n)
 
 static fl_err refuse(const fl_msg *msg, const fl_slot *s)
 {
-    return fl_fail(FL_ENUM, "round %d, client %d: the %s holds a number that is NaN, infinite or 2^34 and more in %s; lower train.lr, or set train.clip",
-        msg->run->round.t, msg->client->id, msg->up ? "trained adapter" : "adapter that the server sends", s->name);
+    return fl_fail(FL_ENUM,
+        "round %d, client %d: the %s holds a number that is NaN, infinite or 2^34 and more in %s; "
+        "lower train.lr, or set train.clip",
+        msg->run->round.t, msg->client->id,
+        msg->up ? "trained adapter" : "adapter that the server sends", s->name);
 }
 
 void fl_send(fl_msg *msg, fl_part part)
@@ -74,7 +78,8 @@ void fl_charge(fl_run *run, const fl_client *c, bool up, const char *what, doubl
     charge(run->rt, up, TRAFFIC_other, bytes);
 }
 
-/* the slot of global that slot s was cut from, -1 = none: unchanged since this client's last download? */
+/* the slot of global that slot s was cut from, -1 = none: unchanged since this client's last
+ * download? */
 static bool is_known(const fl_runtime *rt, const fl_msg *msg, const fl_part *part, const fl_slot *s)
 {
     const fl_space *g = rt->run.space;
@@ -104,7 +109,8 @@ fl_err message_seal(fl_runtime *rt, fl_msg *msg)
     return FL_OK;
 }
 
-/* what a client pays at every download beside the parts: the seed at its first, the base's revisions that it missed */
+/* what a client pays at every download beside the parts: the seed at its first, the base's
+ * revisions that it missed */
 void message_charge_base(fl_runtime *rt, const fl_client *c)
 {
     int seen = rt->last_seen[c->id], t = rt->run.round.t;
@@ -112,7 +118,8 @@ void message_charge_base(fl_runtime *rt, const fl_client *c)
     if (seen == 0) {
         charge(rt, false, TRAFFIC_seed, 8);
     }
-    charge(rt, false, TRAFFIC_base_update, rt->revision_bytes[t - 1] - (seen > 0 ? rt->revision_bytes[seen - 1] : 0));
+    charge(rt, false, TRAFFIC_base_update,
+        rt->revision_bytes[t - 1] - (seen > 0 ? rt->revision_bytes[seen - 1] : 0));
 }
 
 void ledger_round(fl_runtime *rt, double *up, double *down)
@@ -137,7 +144,7 @@ void ledger_round(fl_runtime *rt, double *up, double *down)
         *up += u;
         *down += d;
     }
-    rt->ledger = (fl_ledger){ 0 };
+    rt->ledger = (fl_ledger){0};
 }
 
 void ledger_changed(fl_runtime *rt, int t)
@@ -146,7 +153,8 @@ void ledger_changed(fl_runtime *rt, int t)
 
     for (int i = 0; i < sp->nslots; i++) {
         const fl_slot *s = &sp->slot[i];
-        uint64_t h = fl_hash(rt->run.global->v + s->at, (size_t)s->rows * (size_t)s->cols * sizeof(fl_real), 0);
+        uint64_t h = fl_hash(
+            rt->run.global->v + s->at, (size_t)s->rows * (size_t)s->cols * sizeof(fl_real), 0);
 
         if (h != rt->slot_hash[i]) {
             rt->slot_hash[i] = h;

@@ -1,13 +1,14 @@
-/* method.c - the registry: methods.def read twice (declarations, table), and what `fedlora methods` says. */
-#include "fed_internal.h"
+/* method.c - the registry: methods.def read twice (declarations, table), and what `fedlora methods`
+ * says. */
 #include "../methods/methods.def"
+#include "fed_internal.h"
 
 #include <string.h>
 
 #define AS_DECLARATION(name) extern const fl_method fl_method_##name;
 #define AS_ENTRY(name) &fl_method_##name,
 FL_METHODS(AS_DECLARATION)
-static const fl_method *const methods[] = { FL_METHODS(AS_ENTRY) };
+static const fl_method *const methods[] = {FL_METHODS(AS_ENTRY)};
 
 int fl_method_count(void)
 {
@@ -34,19 +35,23 @@ const fl_section *fl_method_sections(int *n)
     static fl_section sections[FL_COUNT(methods)];
 
     for (size_t i = 0; i < FL_COUNT(methods); i++) {
-        sections[i] = (fl_section){ methods[i]->name, methods[i]->title, methods[i]->config, methods[i]->config_size };
+        sections[i] = (fl_section){
+            methods[i]->name, methods[i]->title, methods[i]->config, methods[i]->config_size};
     }
     *n = (int)FL_COUNT(methods);
     return sections;
 }
 
-static const struct { unsigned flag; const char *text; } needs_text[] = {
-    { FL_HETERO, "serves clients of unequal rank (clients.r)" },
-    { FL_MERGES, "changes the base weights" },
-    { FL_PERSONAL, "clients keep adapters of their own" },
-    { FL_EACH, "the server sees single messages (no secure aggregation)" },
-    { FL_ONLINE, "needs live clients" },
-    { FL_LORA_ONLY, "needs LoRA factors (not train.what: full)" },
+static const struct {
+    unsigned flag;
+    const char *text;
+} needs_text[] = {
+    {FL_HETERO, "serves clients of unequal rank (clients.r)"},
+    {FL_MERGES, "changes the base weights"},
+    {FL_PERSONAL, "clients keep adapters of their own"},
+    {FL_EACH, "the server sees single messages (no secure aggregation)"},
+    {FL_ONLINE, "needs live clients"},
+    {FL_LORA_ONLY, "needs LoRA factors (not train.what: full)"},
 };
 
 void fl_method_describe(const fl_method *m, fl_text *t)
@@ -74,7 +79,8 @@ void fl_method_list(fl_text *t)
 
 void fl_method_reference(fl_text *t)
 {
-    fl_text_add(t, "# Methods\n\nMade by `make reference` from the program. Name one in a deck as `method: {name: NAME}`.\n");
+    fl_text_add(t, "# Methods\n\nMade by `make reference` from the program. Name one in a deck as "
+                   "`method: {name: NAME}`.\n");
     for (size_t i = 0; i < FL_COUNT(methods); i++) {
         const fl_method *m = methods[i];
 
@@ -88,10 +94,13 @@ void fl_method_reference(fl_text *t)
             fl_text_add(t, "\nChoice: %s\n", m->choice);
         }
         for (const fl_field *f = m->config; f != NULL && f->name != NULL; f++) {
-            fl_text_add(t, "%s| `%s.%s` | default %s | %s |\n", f == m->config ? "\n| key | default | meaning |\n| --- | --- | --- |\n" : "",
+            fl_text_add(t, "%s| `%s.%s` | default %s | %s |\n",
+                f == m->config ? "\n| key | default | meaning |\n| --- | --- | --- |\n" : "",
                 m->name, f->name, f->preset, f->help);
         }
-        fl_text_add(t, "\nDeck: [inputs/methods/%s.yaml](methods/%s.yaml); code: [src/methods/%s.c](../src/methods/%s.c).\n", m->name, m->name,
-            m->name, m->name);
+        fl_text_add(t,
+            "\nDeck: [inputs/methods/%s.yaml](methods/%s.yaml); code: "
+            "[src/methods/%s.c](../src/methods/%s.c).\n",
+            m->name, m->name, m->name, m->name);
     }
 }

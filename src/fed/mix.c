@@ -1,4 +1,5 @@
-/* mix.c - weighted sums over clients, the same bits in any order on any number of ranks (comm.h, fl_sum). */
+/* mix.c - weighted sums over clients, the same bits in any order on any number of ranks (comm.h,
+ * fl_sum). */
 #include "fed_internal.h"
 
 const double *mixing_weights(fl_run *run, const fl_pile *in, const fl_mixing *how)
@@ -31,8 +32,8 @@ static bool is_mixed(const fl_pile *in, const fl_mixing *how, const fl_slot *s)
     return false;
 }
 
-static fl_err add_item(fl_runtime *rt, fl_sum *sum, const fl_space *out, const fl_item *it, const fl_adapter *ad, double w,
-    const fl_pile *in, const fl_mixing *how)
+static fl_err add_item(fl_runtime *rt, fl_sum *sum, const fl_space *out, const fl_item *it,
+    const fl_adapter *ad, double w, const fl_pile *in, const fl_mixing *how)
 {
     fl_mark mark = fl_arena_mark(rt->round);
     fl_err err = FL_OK;
@@ -49,8 +50,8 @@ static fl_err add_item(fl_runtime *rt, fl_sum *sum, const fl_space *out, const f
         if (is_mixed(in, how, s) && in_pick(it->pick, s->factor)) {
             err = fl_sum_add(sum, s->at, (size_t)s->rows * (size_t)s->cols, ad->v + s->at, w);
             if (err != FL_OK) {
-                fl_fail(err, "round %d, client %d, %s: the sum over clients is out of range", rt->run.round.t, it->client,
-                    s->name);
+                fl_fail(err, "round %d, client %d, %s: the sum over clients is out of range",
+                    rt->run.round.t, it->client, s->name);
             }
         }
     }
@@ -70,7 +71,8 @@ fl_err fl_mix(fl_run *run, fl_pile *in, const fl_mixing *how, fl_adapter **out)
     fl_phase_begin(rt->ctx, FL_PHASE_sum);
     fl_sum *sum = fl_sum_create(sp->n, 0);
 
-    for (int i = box->first_item[rt->ctx->rank]; i < box->first_item[rt->ctx->rank + 1] && err == FL_OK; i++) {
+    for (int i = box->first_item[rt->ctx->rank];
+         i < box->first_item[rt->ctx->rank + 1] && err == FL_OK; i++) {
         err = add_item(rt, sum, sp, &in->item[i], box->mine[i], w[i], in, how);
     }
     err = fl_agree(rt->ctx, err);

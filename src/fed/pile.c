@@ -1,5 +1,6 @@
-/* pile.c - what arrived, as the server sees it. The metadata of every part are replicated; the contents stay where the client
- * was hosted until a verb needs them: sums add them in place, site-wise verbs send every site's factors to the site's owner. */
+/* pile.c - what arrived, as the server sees it. The metadata of every part are replicated; the
+ * contents stay where the client was hosted until a verb needs them: sums add them in place,
+ * site-wise verbs send every site's factors to the site's owner. */
 #include "fed_internal.h"
 
 #include <string.h>
@@ -39,7 +40,9 @@ static void set_weights(fl_runtime *rt, const double *count)
     for (int i = 0; i < run->ncohort; i++) {
         bool samples = rt->deck->cohort.weights == FL_WEIGHTS_SAMPLES;
 
-        w[i] = count[i] == 0 ? 0 : samples ? (double)fl_partition_count(&rt->part, run->cohort[i], FL_TRAIN) : 1;
+        w[i] = count[i] == 0 ? 0
+               : samples     ? (double)fl_partition_count(&rt->part, run->cohort[i], FL_TRAIN)
+                             : 1;
         sum += w[i];
     }
     for (int i = 0, at = 0; i < run->ncohort; i++) {
@@ -56,7 +59,7 @@ fl_err pile_build(fl_runtime *rt)
     int size = rt->ctx->size, nmeta = META_R + rt->base.model.nsites;
     double *count = fl_arena_take(rt->round, (size_t)run->ncohort, sizeof *count), *meta;
 
-    *in = (fl_inbox){ .first_item = fl_arena_take(rt->round, (size_t)size + 1, sizeof(int)) };
+    *in = (fl_inbox){.first_item = fl_arena_take(rt->round, (size_t)size + 1, sizeof(int))};
     for (int i = rt->first[rt->ctx->rank]; i < rt->first[rt->ctx->rank + 1]; i++) {
         count[i] = rt->sent[i] != NULL ? rt->sent[i]->n : 0;
     }
@@ -71,7 +74,8 @@ fl_err pile_build(fl_runtime *rt)
     in->item = fl_arena_take(rt->round, (size_t)in->nitems, sizeof *in->item);
     in->mine = fl_arena_take(rt->round, (size_t)in->nitems, sizeof *in->mine);
     meta = fl_arena_take(rt->round, (size_t)in->nitems * (size_t)nmeta, sizeof *meta);
-    for (int i = rt->first[rt->ctx->rank], at = in->first_item[rt->ctx->rank]; i < rt->first[rt->ctx->rank + 1]; i++) {
+    for (int i = rt->first[rt->ctx->rank], at = in->first_item[rt->ctx->rank];
+         i < rt->first[rt->ctx->rank + 1]; i++) {
         for (int p = 0; p < (int)count[i]; p++, at++) {
             meta_write(rt, &rt->sent[i]->part[p], meta + (size_t)at * nmeta);
             in->mine[at] = rt->sent[i]->part[p].ad;
@@ -82,12 +86,14 @@ fl_err pile_build(fl_runtime *rt)
         for (int p = 0; p < (int)count[i]; p++, at++) {
             const double *x = meta + (size_t)at * nmeta;
 
-            in->item[at] = (fl_item){ .client = run->cohort[i], .label = (int)x[META_LABEL],
-                .space = meta_space(rt, x), .pick.factors = (unsigned)x[META_FACTORS] };
+            in->item[at] = (fl_item){.client = run->cohort[i],
+                .label = (int)x[META_LABEL],
+                .space = meta_space(rt, x),
+                .pick.factors = (unsigned)x[META_FACTORS]};
         }
     }
     set_weights(rt, count);
-    rt->pile = (fl_pile){ in->nitems, in->item };
+    rt->pile = (fl_pile){in->nitems, in->item};
     return FL_OK;
 }
 
@@ -108,7 +114,8 @@ static size_t site_reals(const fl_item *it, int site)
     size_t n = 0;
 
     for (int f = FL_A; f <= FL_B; f++) {
-        n += travelled(it, (fl_factor)f) ? slot_size(it->space, it->space->slot_of[2 * site + f]) : 0;
+        n += travelled(it, (fl_factor)f) ? slot_size(it->space, it->space->slot_of[2 * site + f])
+                                         : 0;
     }
     return n;
 }
@@ -136,7 +143,8 @@ static fl_real *pack_sites(fl_runtime *rt, size_t *nsend)
                 int slot = it->space->slot_of[2 * j + f];
 
                 if (slot >= 0 && travelled(it, (fl_factor)f)) {
-                    memcpy(send + at, in->mine[i]->v + it->space->slot[slot].at, slot_size(it->space, slot) * sizeof *send);
+                    memcpy(send + at, in->mine[i]->v + it->space->slot[slot].at,
+                        slot_size(it->space, slot) * sizeof *send);
                     at += slot_size(it->space, slot);
                 }
             }
@@ -145,7 +153,8 @@ static fl_real *pack_sites(fl_runtime *rt, size_t *nsend)
     return send;
 }
 
-/* where in the received data (rank blocks; in each: my sites, the rank's items, factors) every slot starts */
+/* where in the received data (rank blocks; in each: my sites, the rank's items, factors) every slot
+ * starts */
 static size_t locate(fl_runtime *rt, size_t **slot_at)
 {
     const fl_inbox *in = &rt->inbox;
@@ -153,7 +162,8 @@ static size_t locate(fl_runtime *rt, size_t **slot_at)
 
     for (int rank = 0; rank < rt->ctx->size; rank++) {
         for (int j = 0; j < rt->base.model.nsites; j++) {
-            for (int i = in->first_item[rank]; rt->owner[j] == rt->ctx->rank && i < in->first_item[rank + 1]; i++) {
+            for (int i = in->first_item[rank];
+                 rt->owner[j] == rt->ctx->rank && i < in->first_item[rank + 1]; i++) {
                 for (int f = FL_A; f <= FL_B; f++) {
                     int slot = in->item[i].space->slot_of[2 * j + f];
 
@@ -168,7 +178,8 @@ static size_t locate(fl_runtime *rt, size_t **slot_at)
     return at;
 }
 
-/* factors that did not travel are what the server sent: its adapter when aggregate began, at the item's rank. One copy per space. */
+/* factors that did not travel are what the server sent: its adapter when aggregate began, at the
+ * item's rank. One copy per space. */
 static fl_real *complete(fl_runtime *rt, size_t **slot_at, const void *got, size_t ngot)
 {
     const fl_inbox *in = &rt->inbox;
@@ -202,7 +213,7 @@ static fl_real *complete(fl_runtime *rt, size_t **slot_at, const void *got, size
 
     memcpy(x, got, ngot * sizeof *x);
     for (int k = 0; k < nspaces; k++) {
-        fl_fit(&(fl_adapter){ .space = spaces[k], .v = x + start[k] }, rt->before);
+        fl_fit(&(fl_adapter){.space = spaces[k], .v = x + start[k]}, rt->before);
     }
     return x;
 }
@@ -222,7 +233,8 @@ fl_err pile_by_site(fl_runtime *rt)
     slot_at = fl_arena_take(rt->round, (size_t)in->nitems, sizeof *slot_at);
     for (int i = 0; i < in->nitems; i++) {
         slot_at[i] = fl_arena_take(rt->round, (size_t)in->item[i].space->nslots, sizeof **slot_at);
-        memset(slot_at[i], 0xff, (size_t)in->item[i].space->nslots * sizeof **slot_at); /* SIZE_MAX: not here */
+        memset(slot_at[i], 0xff,
+            (size_t)in->item[i].space->nslots * sizeof **slot_at); /* SIZE_MAX: not here */
     }
     fl_real *send = pack_sites(rt, nsend);
 
@@ -235,7 +247,7 @@ fl_err pile_by_site(fl_runtime *rt)
     for (int i = 0; i < in->nitems; i++) {
         fl_adapter *ad = fl_arena_take(rt->round, 1, sizeof *ad);
 
-        *ad = (fl_adapter){ .space = in->item[i].space, .v = v, .at = slot_at[i] };
+        *ad = (fl_adapter){.space = in->item[i].space, .v = v, .at = slot_at[i]};
         in->bysite[i] = in->item[i];
         in->bysite[i].ad = ad;
     }

@@ -1,5 +1,5 @@
-/* report.c - what a run says and writes: the start-up lines, a line a round, rounds.csv, metrics.h5, used.yaml, the tables of phases and
- * traffic, perf.json, the server's adapter. */
+/* report.c - what a run says and writes: the start-up lines, a line a round, rounds.csv,
+ * metrics.h5, used.yaml, the tables of phases and traffic, perf.json, the server's adapter. */
 #include "fed_internal.h"
 
 #include <jansson.h>
@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const weights_name[] = { "samples", "uniform" };
+static const char *const weights_name[] = {"samples", "uniform"};
 
 void report_start(fl_runtime *rt)
 {
@@ -19,15 +19,19 @@ void report_start(fl_runtime *rt)
     for (int j = 0; j < run->space->nslots; j++) {
         reals += (double)run->space->slot[j].rows * run->space->slot[j].cols;
     }
-    fl_log(rt->ctx, "model     %s: %s, %d blocks of width %d, %s parameters in %s, one copy per node", rt->deck->model.path,
-        m->family == FL_FAMILY_GPT2 ? "gpt2" : "llama", m->nlayers, m->nd, fl_bytes_text((double)m->nweights, a),
-        fl_bytes_text((double)fl_model_bytes(m), b));
-    fl_log(rt->ctx, "data      %lld sequences, %lld tokens; %d clients, %d per round, weights by %s", (long long)rt->data.nsamples,
-        (long long)rt->data.ntokens, run->nclients, run->ncohort, weights_name[rt->deck->cohort.weights]);
+    fl_log(rt->ctx,
+        "model     %s: %s, %d blocks of width %d, %s parameters in %s, one copy per node",
+        rt->deck->model.path, m->family == FL_FAMILY_GPT2 ? "gpt2" : "llama", m->nlayers, m->nd,
+        fl_bytes_text((double)m->nweights, a), fl_bytes_text((double)fl_model_bytes(m), b));
+    fl_log(rt->ctx,
+        "data      %lld sequences, %lld tokens; %d clients, %d per round, weights by %s",
+        (long long)rt->data.nsamples, (long long)rt->data.ntokens, run->nclients, run->ncohort,
+        weights_name[rt->deck->cohort.weights]);
     fl_log(rt->ctx, "method    %s: %s", rt->method->name, rt->method->title);
     fl_log(rt->ctx, "adapter   %.0f numbers, largest r %d; svd.solver %s", reals, run->space->rmax,
-        (const char *[]){ "auto", "factored", "dense", "scalapack" }[rt->deck->svd.solver]);
-    fl_log(rt->ctx, "ranks     %d on %d node(s); %s", rt->ctx->size, rt->ctx->nnodes, fl_blas_name());
+        (const char *[]){"auto", "factored", "dense", "scalapack"}[rt->deck->svd.solver]);
+    fl_log(
+        rt->ctx, "ranks     %d on %d node(s); %s", rt->ctx->size, rt->ctx->nnodes, fl_blas_name());
 }
 
 static const char *cell(double x, const char *format, char buffer[24])
@@ -46,16 +50,18 @@ void report_round(fl_runtime *rt, int t)
     char b[8][32], c[6][24];
 
     if (t == 0) {
-        fl_log(rt->ctx, "%6s %9s %10s %10s %9s %9s %10s %10s %7s", "round", "seconds", "train", "eval", "accuracy", "discord.",
-            "up", "down", "clients");
+        fl_log(rt->ctx, "%6s %9s %10s %10s %9s %9s %10s %10s %7s", "round", "seconds", "train",
+            "eval", "accuracy", "discord.", "up", "down", "clients");
     }
-    fl_log(rt->ctx, "%6d %9s %10s %10s %9s %9s %10s %10s %7.0f", t, cell(x[rt->col.wall], "%.2f", c[0]),
-        cell(x[rt->col.train], "%.5f", c[1]), cell(x[rt->col.eval], "%.5f", c[2]), cell(x[rt->col.metric], "%.4f", c[3]),
-        cell(x[rt->col.discordance], "%.2e", c[4]), fl_bytes_text(x[rt->col.up], b[0]), fl_bytes_text(x[rt->col.down], b[1]),
-        x[rt->col.clients]);
+    fl_log(rt->ctx, "%6d %9s %10s %10s %9s %9s %10s %10s %7.0f", t,
+        cell(x[rt->col.wall], "%.2f", c[0]), cell(x[rt->col.train], "%.5f", c[1]),
+        cell(x[rt->col.eval], "%.5f", c[2]), cell(x[rt->col.metric], "%.4f", c[3]),
+        cell(x[rt->col.discordance], "%.2e", c[4]), fl_bytes_text(x[rt->col.up], b[0]),
+        fl_bytes_text(x[rt->col.down], b[1]), x[rt->col.clients]);
 }
 
-/* on a terminal: where rank 0 is in the round, and the time left by the rounds so far; wiped before the next line */
+/* on a terminal: where rank 0 is in the round, and the time left by the rounds so far; wiped before
+ * the next line */
 void report_progress(fl_runtime *rt, int done, int mine)
 {
     int t = rt->run.round.t, rounds = rt->deck->run.rounds;
@@ -67,17 +73,20 @@ void report_progress(fl_runtime *rt, int done, int mine)
     if (done == mine) {
         fputs("\r\033[K", stderr);
     } else if (left > 0) {
-        fprintf(stderr, "\rround %d of %d, client %d of %d on rank 0, at most %.0f s left\033[K", t, rounds, done + 1, mine, left);
+        fprintf(stderr, "\rround %d of %d, client %d of %d on rank 0, at most %.0f s left\033[K", t,
+            rounds, done + 1, mine, left);
     } else {
-        fprintf(stderr, "\rround %d of %d, client %d of %d on rank 0\033[K", t, rounds, done + 1, mine);
+        fprintf(
+            stderr, "\rround %d of %d, client %d of %d on rank 0\033[K", t, rounds, done + 1, mine);
     }
     fflush(stderr);
 }
 
 fl_err report_files(fl_runtime *rt)
 {
-    static const char *const columns[CURVE_COLUMNS] = { "round", "client", "loss", "accuracy", "targets" };
-    fl_text csv = { 0 }, h5 = { 0 };
+    static const char *const columns[CURVE_COLUMNS] = {
+        "round", "client", "loss", "accuracy", "targets"};
+    fl_text csv = {0}, h5 = {0};
     fl_err err = FL_OK;
 
     if (rt->ctx->rank == 0) {
@@ -95,7 +104,7 @@ fl_err report_files(fl_runtime *rt)
 
 fl_err report_used(fl_runtime *rt)
 {
-    fl_text t = { 0 }, path = { 0 };
+    fl_text t = {0}, path = {0};
     fl_err err = FL_OK;
 
     if (rt->ctx->rank == 0) {
@@ -110,7 +119,10 @@ fl_err report_used(fl_runtime *rt)
 }
 
 /* ---- the end of the run ---- */
-typedef struct spread { double min, mean, max; int at; } spread; /* over ranks */
+typedef struct spread {
+    double min, mean, max;
+    int at;
+} spread; /* over ranks */
 
 static spread spread_of(fl_runtime *rt, double mine)
 {
@@ -118,7 +130,7 @@ static spread spread_of(fl_runtime *rt, double mine)
     spread s;
 
     fl_gather_doubles(rt->ctx, 1, &mine, all);
-    s = (spread){ all[0], 0, all[0], 0 };
+    s = (spread){all[0], 0, all[0], 0};
     for (int r = 0; r < rt->ctx->size; r++) {
         s.mean += all[r] / rt->ctx->size;
         s.min = FL_MIN(s.min, all[r]);
@@ -132,7 +144,8 @@ static spread spread_of(fl_runtime *rt, double mine)
 
 static json_t *spread_json(spread s)
 {
-    return json_pack("{s:f, s:f, s:f, s:i}", "min", s.min, "avg", s.mean, "max", s.max, "max_rank", s.at);
+    return json_pack(
+        "{s:f, s:f, s:f, s:i}", "min", s.min, "avg", s.mean, "max", s.max, "max_rank", s.at);
 }
 
 static json_t *phase_table(fl_runtime *rt)
@@ -146,7 +159,8 @@ static json_t *phase_table(fl_runtime *rt)
         spread s = spread_of(rt, fl_phase_seconds(rt->ctx, (fl_phase)p));
 
         if (s.max > 0.0005) {
-            fl_log(rt->ctx, "%-12s %9.3f %9.3f %9.3f (%3d) %7.1f", fl_phase_name[p], s.min, s.mean, s.max, s.at, 100 * s.mean / total);
+            fl_log(rt->ctx, "%-12s %9.3f %9.3f %9.3f (%3d) %7.1f", fl_phase_name[p], s.min, s.mean,
+                s.max, s.at, 100 * s.mean / total);
         }
         json_object_set_new(phases, fl_phase_name[p], spread_json(s));
     }
@@ -163,9 +177,11 @@ static json_t *traffic_table(fl_runtime *rt)
         char a[32], b[32];
 
         if (rt->total.up[k] + rt->total.down[k] > 0) {
-            fl_log(rt->ctx, "%-12s %14s %14s", traffic_name[k], fl_bytes_text(rt->total.up[k], a), fl_bytes_text(rt->total.down[k], b));
+            fl_log(rt->ctx, "%-12s %14s %14s", traffic_name[k], fl_bytes_text(rt->total.up[k], a),
+                fl_bytes_text(rt->total.down[k], b));
         }
-        json_object_set_new(traffic, traffic_name[k], json_pack("{s:f, s:f}", "up_bytes", rt->total.up[k], "down_bytes", rt->total.down[k]));
+        json_object_set_new(traffic, traffic_name[k],
+            json_pack("{s:f, s:f}", "up_bytes", rt->total.up[k], "down_bytes", rt->total.down[k]));
     }
     return traffic;
 }
@@ -173,7 +189,7 @@ static json_t *traffic_table(fl_runtime *rt)
 static double largest_by_node(fl_runtime *rt, double mine)
 {
     double *all = fl_arena_take(rt->round, 2 * (size_t)rt->ctx->size, sizeof *all), most = 0;
-    double x[2] = { rt->ctx->inode, mine };
+    double x[2] = {rt->ctx->inode, mine};
 
     fl_gather_doubles(rt->ctx, 2, x, all);
     for (int node = 0; node < rt->ctx->nnodes; node++) {
@@ -189,7 +205,7 @@ static double largest_by_node(fl_runtime *rt, double mine)
 
 static fl_err write_perf(fl_runtime *rt, json_t *perf)
 {
-    fl_text path = { 0 };
+    fl_text path = {0};
     char *s = json_dumps(perf, JSON_INDENT(2) | JSON_SORT_KEYS);
     fl_err err = FL_OK;
 
@@ -206,7 +222,7 @@ static fl_err write_adapter(fl_runtime *rt)
 {
     const fl_run *run = &rt->run;
     const fl_deck *deck = rt->deck;
-    fl_text path = { 0 };
+    fl_text path = {0};
     fl_err err = FL_OK;
 
     if (rt->ctx->rank != 0 || rt->method->view != NULL) {
@@ -214,9 +230,11 @@ static fl_err write_adapter(fl_runtime *rt)
     }
     if (deck->train.what == FL_WHAT_LORA) {
         fl_text_add(&path, "%s/adapter", rt->opt->out);
-        err = fl_peft_save(path.s, &rt->base.model, run->global, deck->adapter.alpha, deck->adapter.rslora, deck->model.path);
+        err = fl_peft_save(path.s, &rt->base.model, run->global, deck->adapter.alpha,
+            deck->adapter.rslora, deck->model.path);
     }
-    if (err == FL_OK && rt->base_revision > 0) { /* the adapter alone means nothing on the base as it was loaded */
+    if (err == FL_OK &&
+        rt->base_revision > 0) { /* the adapter alone means nothing on the base as it was loaded */
         path.n = 0;
         fl_text_add(&path, "%s/base", rt->opt->out);
         err = fl_hf_save(path.s, &rt->base.model, rt->base.w);
@@ -228,9 +246,12 @@ static fl_err write_adapter(fl_runtime *rt)
 fl_err report_finish(fl_runtime *rt)
 {
     double train = fl_phase_seconds(rt->ctx, FL_PHASE_train);
-    spread gflops = spread_of(rt, train > 0 ? rt->flops / train * 1e-9 : 0), tokens = spread_of(rt, train > 0 ? rt->train_tokens / train : 0);
-    spread bytes = spread_of(rt, fl_mpi_bytes(rt->ctx)), peak = spread_of(rt, (double)fl_memory_resident());
-    double pss = largest_by_node(rt, (double)fl_memory_pss()), checkpoint = fl_phase_seconds(rt->ctx, FL_PHASE_checkpoint);
+    spread gflops = spread_of(rt, train > 0 ? rt->flops / train * 1e-9 : 0),
+           tokens = spread_of(rt, train > 0 ? rt->train_tokens / train : 0);
+    spread bytes = spread_of(rt, fl_mpi_bytes(rt->ctx)),
+           peak = spread_of(rt, (double)fl_memory_resident());
+    double pss = largest_by_node(rt, (double)fl_memory_pss()),
+           checkpoint = fl_phase_seconds(rt->ctx, FL_PHASE_checkpoint);
     spread limit = spread_of(rt, fl_gemm_peak(512, rt->base.model.nd, rt->base.model.nd));
     char a[32], b[32], c[32];
     json_t *perf = json_object();
@@ -242,7 +263,8 @@ fl_err report_finish(fl_runtime *rt)
     json_object_set_new(perf, "wall_s", json_real(fl_now() - rt->started));
     json_object_set_new(perf, "train_gflops_per_rank", spread_json(gflops));
     json_object_set_new(perf, "gemm_limit_gflops_per_rank", spread_json(limit));
-    json_object_set_new(perf, "train_fraction_of_gemm_limit", json_real(limit.mean > 0 ? gflops.mean / limit.mean : 0));
+    json_object_set_new(perf, "train_fraction_of_gemm_limit",
+        json_real(limit.mean > 0 ? gflops.mean / limit.mean : 0));
     json_object_set_new(perf, "train_tokens_per_s_per_rank", spread_json(tokens));
     json_object_set_new(perf, "mpi_bytes", spread_json(bytes));
     json_object_set_new(perf, "peak_memory_bytes", spread_json(peak));
@@ -251,10 +273,14 @@ fl_err report_finish(fl_runtime *rt)
     json_object_set_new(perf, "longest_checkpoint_s", json_real(rt->longest_checkpoint));
     fl_log(rt->ctx, "%s", "");
     if (checkpoint > 0.05 * (fl_now() - rt->started) && checkpoint > 5) {
-        fl_warn(rt->ctx, "checkpoints took %.0f %% of the time; raise checkpoint.every", 100 * checkpoint / (fl_now() - rt->started));
+        fl_warn(rt->ctx, "checkpoints took %.0f %% of the time; raise checkpoint.every",
+            100 * checkpoint / (fl_now() - rt->started));
     }
-    fl_log(rt->ctx, "training  %.1f GFLOP/s (%.0f %% of the GEMM limit) and %.0f tokens/s per rank; MPI %s per rank; memory %s per rank at most, %s on a node (shared once)",
-        gflops.mean, 100 * gflops.mean / limit.mean, tokens.mean, fl_bytes_text(bytes.mean, a), fl_bytes_text(peak.max, b), fl_bytes_text(pss, c));
+    fl_log(rt->ctx,
+        "training  %.1f GFLOP/s (%.0f %% of the GEMM limit) and %.0f tokens/s per rank; MPI %s per "
+        "rank; memory %s per rank at most, %s on a node (shared once)",
+        gflops.mean, 100 * gflops.mean / limit.mean, tokens.mean, fl_bytes_text(bytes.mean, a),
+        fl_bytes_text(peak.max, b), fl_bytes_text(pss, c));
     fl_err err = fl_agree(rt->ctx, write_perf(rt, perf));
 
     json_decref(perf);
@@ -293,18 +319,32 @@ fl_err report_dry_run(fl_runtime *rt)
         for (int i = rt->first[r]; i < rt->first[r + 1]; i++) {
             sum += cost[i];
         }
-        fl_log(rt->ctx, "  rank %4d: %4d .. %4d  %12.0f tokens", r, rt->first[r], rt->first[r + 1] - 1, sum);
+        fl_log(rt->ctx, "  rank %4d: %4d .. %4d  %12.0f tokens", r, rt->first[r],
+            rt->first[r + 1] - 1, sum);
     }
     mine = (double)fl_memory_now();
-    state = (rt->method->needs & FL_PERSONAL) != 0 ? adapter_bytes(rt, run->space->rmax) * run->nclients : 0;
-    fl_log(rt->ctx, "memory    %s per rank (activations %s, messages of a round %s), %s shared per node", fl_bytes_text(mine, a),
-        fl_bytes_text((double)fl_work_bytes(&rt->base.model, FL_MAX(rt->deck->train.batch, rt->deck->eval.batch) * rt->deck->model.max_length,
-                          FL_MAX(rt->deck->train.batch, rt->deck->eval.batch), rt->deck->model.max_length, run->space->rmax, true), b),
-        fl_bytes_text(messages / size, c), fl_bytes_text((double)(rt->base.share.bytes + rt->data.share.bytes + rt->part.share.bytes), d));
-    fl_log(rt->ctx, "traffic   at most %s up and %s down per round in adapters%s", fl_bytes_text(messages, a), fl_bytes_text(messages, b),
+    state = (rt->method->needs & FL_PERSONAL) != 0
+                ? adapter_bytes(rt, run->space->rmax) * run->nclients
+                : 0;
+    fl_log(rt->ctx,
+        "memory    %s per rank (activations %s, messages of a round %s), %s shared per node",
+        fl_bytes_text(mine, a),
+        fl_bytes_text(
+            (double)fl_work_bytes(&rt->base.model,
+                FL_MAX(rt->deck->train.batch, rt->deck->eval.batch) * rt->deck->model.max_length,
+                FL_MAX(rt->deck->train.batch, rt->deck->eval.batch), rt->deck->model.max_length,
+                run->space->rmax, true),
+            b),
+        fl_bytes_text(messages / size, c),
+        fl_bytes_text(
+            (double)(rt->base.share.bytes + rt->data.share.bytes + rt->part.share.bytes), d));
+    fl_log(rt->ctx, "traffic   at most %s up and %s down per round in adapters%s",
+        fl_bytes_text(messages, a), fl_bytes_text(messages, b),
         (rt->method->needs & FL_MERGES) != 0 ? "; the base's updates come on top, down" : "");
-    fl_log(rt->ctx, "checkpoint %s (server), %s (clients, when all took part), %s (base%s)", fl_bytes_text(4.0 * (double)run->space->n, a),
-        fl_bytes_text(state, b), fl_bytes_text((rt->method->needs & FL_MERGES) != 0 ? (double)fl_model_bytes(&rt->base.model) : 0, c),
+    fl_log(rt->ctx, "checkpoint %s (server), %s (clients, when all took part), %s (base%s)",
+        fl_bytes_text(4.0 * (double)run->space->n, a), fl_bytes_text(state, b),
+        fl_bytes_text(
+            (rt->method->needs & FL_MERGES) != 0 ? (double)fl_model_bytes(&rt->base.model) : 0, c),
         (rt->method->needs & FL_MERGES) != 0 ? ", merged" : " unchanged");
     return FL_OK;
 }

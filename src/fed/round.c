@@ -1,4 +1,5 @@
-/* round.c - one round, as design section 6: draw, plan, place, turns, agree, aggregate. Reads like the paper. */
+/* round.c - one round, as design section 6: draw, plan, place, turns, agree, aggregate. Reads like
+ * the paper. */
 #include "fed_internal.h"
 
 #include <math.h>
@@ -29,8 +30,8 @@ static fl_err plan_round(fl_runtime *rt, int t)
     fl_run *run = &rt->run;
 
     fl_phase_begin(rt->ctx, FL_PHASE_plan);
-    run->round = (fl_round){ .t = t, .trains = true, .returns = true };
-    run->job = (fl_job){ .steps = rt->deck->train.steps, .epochs = rt->deck->train.epochs };
+    run->round = (fl_round){.t = t, .trains = true, .returns = true};
+    run->job = (fl_job){.steps = rt->deck->train.steps, .epochs = rt->deck->train.epochs};
     run->turn = NULL;
     rt->nmerges = 0;
     rt->revision_bytes[t] = rt->revision_bytes[t - 1];
@@ -70,12 +71,15 @@ static fl_err run_turns(fl_runtime *rt)
     FL_TRY_ALL(rt->ctx, err);
     fl_phase_begin(rt->ctx, FL_PHASE_train);
     for (int i = rt->first[rt->ctx->rank]; i < rt->first[rt->ctx->rank + 1] && err == FL_OK; i++) {
-        bool lost = fl_rng_uniform(run->seed, FL_RNG_LOSS, run->cohort[i], run->round.t, 0) < rt->deck->clients.lost;
+        bool lost = fl_rng_uniform(run->seed, FL_RNG_LOSS, run->cohort[i], run->round.t, 0) <
+                    rt->deck->clients.lost;
 
-        report_progress(rt, i - rt->first[rt->ctx->rank], rt->first[rt->ctx->rank + 1] - rt->first[rt->ctx->rank]);
+        report_progress(rt, i - rt->first[rt->ctx->rank],
+            rt->first[rt->ctx->rank + 1] - rt->first[rt->ctx->rank]);
         err = turn_run(rt, i, lost, &blob[i], &bytes[i]);
         if (err == FL_OK && fl_stop_signals >= 2) {
-            err = fl_fail(FL_ESTOP, "stopped in round %d by a second signal; the last checkpoint stands", run->round.t);
+            err = fl_fail(FL_ESTOP,
+                "stopped in round %d by a second signal; the last checkpoint stands", run->round.t);
         }
     }
     report_progress(rt, 0, 0);
@@ -99,7 +103,7 @@ static fl_err run_turns(fl_runtime *rt)
 
 static fl_err default_aggregate(fl_run *run, fl_pile *in)
 {
-    return fl_mix(run, in, &(fl_mixing){ 0 }, &run->global);
+    return fl_mix(run, in, &(fl_mixing){0}, &run->global);
 }
 
 fl_err round_aggregate(fl_runtime *rt)
@@ -114,7 +118,8 @@ fl_err round_aggregate(fl_runtime *rt)
     rt->before = fl_scratch_adapter(run, run->space);
     memcpy(rt->before->v, run->global->v, run->space->n * sizeof(fl_real));
     rt->aggregating = true;
-    err = (rt->method->aggregate != NULL ? rt->method->aggregate : default_aggregate)(run, &rt->pile);
+    err =
+        (rt->method->aggregate != NULL ? rt->method->aggregate : default_aggregate)(run, &rt->pile);
     rt->aggregating = false;
     return fl_agree(rt->ctx, err);
 }
@@ -136,8 +141,8 @@ fl_err round_run(fl_runtime *rt, int t)
 {
     fl_run *run = &rt->run;
 
-    fl_arena_reset(rt->round, (fl_mark){ 0 });
-    rt->pile = (fl_pile){ 0 };
+    fl_arena_reset(rt->round, (fl_mark){0});
+    rt->pile = (fl_pile){0};
     FL_TRY_ALL(rt->ctx, plan_round(rt, t));
     place_cohort(rt);
     FL_TRY(run_turns(rt));

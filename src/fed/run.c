@@ -70,16 +70,19 @@ static fl_err one_round(fl_runtime *rt, int t)
     }
     FL_TRY(evaluate(rt, t));
     fl_metrics_set(m, rt->col.wall, fl_max(rt->ctx, fl_now() - begin));
-    rt->longest_round = FL_MAX(rt->longest_round, t > 0 ? m->x[(size_t)(m->nrows - 1) * (size_t)m->ncolumns + (size_t)rt->col.wall] : 0);
+    rt->longest_round = FL_MAX(rt->longest_round,
+        t > 0 ? m->x[(size_t)(m->nrows - 1) * (size_t)m->ncolumns + (size_t)rt->col.wall] : 0);
     report_round(rt, t);
     return FL_OK;
 }
 
-/* until the earlier of --maxh and the end of the job as its script or Slurm tells it (seconds since 1970); INFINITY = no limit */
+/* until the earlier of --maxh and the end of the job as its script or Slurm tells it (seconds since
+ * 1970); INFINITY = no limit */
 static double seconds_left(const fl_runtime *rt)
 {
     const char *text = getenv("FEDLORA_END_TIME");
-    double left = rt->opt->maxh > 0 ? rt->opt->maxh * 3600 - (fl_now() - rt->started) : INFINITY, end;
+    double left = rt->opt->maxh > 0 ? rt->opt->maxh * 3600 - (fl_now() - rt->started) : INFINITY,
+           end;
 
     if (text == NULL) {
         text = getenv("SLURM_JOB_END_TIME");
@@ -91,7 +94,7 @@ static double seconds_left(const fl_runtime *rt)
 /* anything that asks to stop, agreed: signals, the STOP file, the time limit */
 static bool must_stop(fl_runtime *rt)
 {
-    fl_text stop = { 0 };
+    fl_text stop = {0};
     double why = 0;
 
     fl_text_add(&stop, "%s/STOP", rt->opt->out);
@@ -104,8 +107,11 @@ static bool must_stop(fl_runtime *rt)
     }
     why = fl_max(rt->ctx, why);
     if (why > 0) {
-        fl_log(rt->ctx, "stopping  %s", why == 3 ? "a signal came" : why == 2 ? "there is a file STOP in the output folder"
-                                                                         : "the next round would not fit into the time that is left (--maxh, or the end of the job)");
+        fl_log(rt->ctx, "stopping  %s",
+            why == 3   ? "a signal came"
+            : why == 2 ? "there is a file STOP in the output folder"
+                       : "the next round would not fit into the time that is left (--maxh, or the "
+                         "end of the job)");
     }
     fl_text_free(&stop);
     return why > 0;
@@ -132,8 +138,10 @@ static fl_err rounds(fl_runtime *rt, int t)
         FL_TRY(report_files(rt));
         fl_phase_end(rt->ctx, FL_PHASE_metrics);
         if (stop) {
-            return fl_fail(FL_ESTOP, "stopped after round %d of %d with a checkpoint; run the same command again to go on", saved,
-                deck->run.rounds);
+            return fl_fail(FL_ESTOP,
+                "stopped after round %d of %d with a checkpoint; run the same command again to go "
+                "on",
+                saved, deck->run.rounds);
         }
     }
     return FL_OK;

@@ -1,10 +1,12 @@
-/* setup.c - from a deck to a run: base, data, clients, spaces, workspace. Everything here is equal on all ranks. */
+/* setup.c - from a deck to a run: base, data, clients, spaces, workspace. Everything here is equal
+ * on all ranks. */
 #include "fed_internal.h"
 
 #include <math.h>
 #include <string.h>
 
-/* rank of client id: clients.r by clients.r_share, drawn once per client from the seed; else adapter.r */
+/* rank of client id: clients.r by clients.r_share, drawn once per client from the seed; else
+ * adapter.r */
 int setup_client_r(const fl_deck *deck, uint64_t seed, int id)
 {
     const fl_deck_clients *d = &deck->clients;
@@ -44,17 +46,21 @@ static fl_err target_ranks(const fl_deck *deck, const fl_model *m, int rmax, int
             int site = fl_model_site_named(m, b, name);
 
             if (site < 0) {
-                return fl_fail(FL_EDECK, "adapter.targets: this model has no '%s' (its blocks have q k v o%s up down)", name,
-                    m->gated ? " gate" : "");
+                return fl_fail(FL_EDECK,
+                    "adapter.targets: this model has no '%s' (its blocks have q k v o%s up down)",
+                    name, m->gated ? " gate" : "");
             }
             if (rmax > FL_MIN(m->site[site].m, m->site[site].n)) {
-                return fl_fail(FL_EDECK, "adapter.r, clients.r: rank %d is more than %s allows, which is %d x %d", rmax,
+                return fl_fail(FL_EDECK,
+                    "adapter.r, clients.r: rank %d is more than %s allows, which is %d x %d", rmax,
                     m->site[site].name, m->site[site].m, m->site[site].n);
             }
             r[site] = rmax;
         }
     }
-    return deck->adapter.targets.n > 0 ? FL_OK : fl_fail(FL_EDECK, "adapter.targets: empty; give some of q k v o gate up down");
+    return deck->adapter.targets.n > 0
+               ? FL_OK
+               : fl_fail(FL_EDECK, "adapter.targets: empty; give some of q k v o gate up down");
 }
 
 static fl_err make_space(fl_runtime *rt)
@@ -62,15 +68,20 @@ static fl_err make_space(fl_runtime *rt)
     const fl_deck *deck = rt->deck;
     const fl_model *m = &rt->base.model;
     bool unequal;
-    int rmax = largest_r(deck, &unequal), *r = fl_arena_take(rt->round, (size_t)m->nsites, sizeof *r);
+    int rmax = largest_r(deck, &unequal),
+        *r = fl_arena_take(rt->round, (size_t)m->nsites, sizeof *r);
 
     if (unequal && (rt->method->needs & FL_HETERO) == 0) {
-        return fl_fail(FL_EDECK, "clients.r: %s cannot serve clients of unequal rank; use one rank, or flora or flexlora",
+        return fl_fail(FL_EDECK,
+            "clients.r: %s cannot serve clients of unequal rank; use one rank, or flora or "
+            "flexlora",
             rt->method->name);
     }
     if (deck->train.what == FL_WHAT_FULL) {
         if ((rt->method->needs & FL_LORA_ONLY) != 0) {
-            return fl_fail(FL_EDECK, "train.what: full does not go with %s, which needs factors; use fedavg", rt->method->name);
+            return fl_fail(FL_EDECK,
+                "train.what: full does not go with %s, which needs factors; use fedavg",
+                rt->method->name);
         }
         rt->run.space = space_of_kind(rt, SPACE_DENSE, NULL);
         return FL_OK;
@@ -85,7 +96,8 @@ void setup_workspace(fl_runtime *rt, int batch)
     const fl_deck *deck = rt->deck;
     int nseq = FL_MAX(batch, deck->eval.batch), length = deck->model.max_length;
 
-    rt->work = fl_work_create(&rt->base.model, nseq * length, nseq, length, rt->run.space != NULL ? rt->run.space->rmax : 0, true);
+    rt->work = fl_work_create(&rt->base.model, nseq * length, nseq, length,
+        rt->run.space != NULL ? rt->run.space->rmax : 0, true);
     fl_batcher_create(&rt->batcher, nseq, nseq * length);
     rt->picked = fl_alloc("batch", (size_t)nseq, sizeof *rt->picked);
 }
@@ -100,7 +112,8 @@ static fl_err make_clients(fl_runtime *rt)
     run->ncohort = deck->cohort.size;
     n = (size_t)run->nclients;
     if (run->ncohort > run->nclients) {
-        return fl_fail(FL_EDECK, "cohort.size: %d is more than the %d clients of this partition", run->ncohort, run->nclients);
+        return fl_fail(FL_EDECK, "cohort.size: %d is more than the %d clients of this partition",
+            run->ncohort, run->nclients);
     }
     rt->client_r = fl_alloc("client ranks", n, sizeof *rt->client_r);
     rt->cost = fl_alloc("client costs", n, sizeof *rt->cost);
@@ -118,7 +131,8 @@ static fl_err make_clients(fl_runtime *rt)
         }
         rt->client_r[id] = setup_client_r(deck, run->seed, id);
         rt->cost[id] = 1 + (deck->train.epochs > 0 ? tokens * deck->train.epochs
-                                                   : have > 0 ? tokens / (double)have * batch * deck->train.steps : 0);
+                               : have > 0 ? tokens / (double)have * batch * deck->train.steps
+                                          : 0);
     }
     return FL_OK;
 }
@@ -129,7 +143,8 @@ static void make_ledger(fl_runtime *rt)
 
     rt->slot_changed = fl_alloc("slot changes", nslots, sizeof *rt->slot_changed);
     rt->slot_hash = fl_alloc("slot hashes", nslots, sizeof *rt->slot_hash);
-    rt->revision_bytes = fl_alloc("revision costs", (size_t)rt->deck->run.rounds + 1, sizeof *rt->revision_bytes);
+    rt->revision_bytes =
+        fl_alloc("revision costs", (size_t)rt->deck->run.rounds + 1, sizeof *rt->revision_bytes);
 }
 
 static void place_sites(fl_runtime *rt)
@@ -140,7 +155,9 @@ static void place_sites(fl_runtime *rt)
 
     rt->run.nsites = m->nsites;
     for (int j = 0; j < m->nsites; j++) {
-        cost[j] = rt->deck->train.what == FL_WHAT_FULL || rt->run.space->r[j] > 0 ? (double)m->site[j].m + m->site[j].n : 0;
+        cost[j] = rt->deck->train.what == FL_WHAT_FULL || rt->run.space->r[j] > 0
+                      ? (double)m->site[j].m + m->site[j].n
+                      : 0;
     }
     fl_layout(m->nsites, cost, rt->ctx->size, first);
     rt->owner = fl_alloc("site owners", (size_t)m->nsites, sizeof *rt->owner);
@@ -167,19 +184,22 @@ static fl_err find_method(fl_runtime *rt)
             near = fl_method_at(i)->name;
         }
     }
-    return fl_fail(FL_EDECK, "method.name: there is no method '%s'; did you mean %s? (fedlora methods lists them)", name, near);
+    return fl_fail(FL_EDECK,
+        "method.name: there is no method '%s'; did you mean %s? (fedlora methods lists them)", name,
+        near);
 }
 
 static void check_state_replicated(fl_runtime *rt)
 {
-    uint64_t h = fl_hash(rt->client_r, (size_t)rt->run.nclients * sizeof *rt->client_r, rt->data.hash);
+    uint64_t h =
+        fl_hash(rt->client_r, (size_t)rt->run.nclients * sizeof *rt->client_r, rt->data.hash);
 
     FL_REQUIRE(fl_same_everywhere(rt->ctx, h));
 }
 
 fl_err setup_runtime(fl_ctx *ctx, const fl_deck *deck, const fl_options *opt, fl_runtime *rt)
 {
-    *rt = (fl_runtime){ .ctx = ctx, .deck = deck, .opt = opt, .started = fl_now() };
+    *rt = (fl_runtime){.ctx = ctx, .deck = deck, .opt = opt, .started = fl_now()};
     rt->run.rt = rt;
     rt->run.seed = deck->run.seed;
     rt->round = fl_arena_create("round");
@@ -188,14 +208,15 @@ fl_err setup_runtime(fl_ctx *ctx, const fl_deck *deck, const fl_options *opt, fl
     FL_TRY(find_method(rt));
     rt->run.config = fl_deck_config(deck, rt->method->name);
     if (deck->model.path[0] == '\0') {
-        return fl_fail(FL_EDECK, "model.path: empty; give a Hugging Face folder, or make one with 'fedlora pretrain DECK'");
+        return fl_fail(FL_EDECK, "model.path: empty; give a Hugging Face folder, or make one with "
+                                 "'fedlora pretrain DECK'");
     }
     fl_phase_begin(ctx, FL_PHASE_setup);
     FL_TRY(fl_base_load(ctx, deck->model.path, deck->model.share_dir, &rt->base));
     rt->base_hash = rt->base.hash;
     if (deck->model.max_length > rt->base.model.nctx) {
-        return fl_fail(FL_EDECK, "model.max_length: %d is more than the %d positions of the model", deck->model.max_length,
-            rt->base.model.nctx);
+        return fl_fail(FL_EDECK, "model.max_length: %d is more than the %d positions of the model",
+            deck->model.max_length, rt->base.model.nctx);
     }
     FL_TRY(make_space(rt));
     FL_TRY(fl_dataset_load(ctx, deck, rt->base.model.vocab, &rt->data));
@@ -216,7 +237,7 @@ static void make_columns(fl_runtime *rt)
     fl_metrics *m = &rt->metrics;
 
     fl_metrics_column(m, "round", "1");
-    rt->col = (fl_columns){ .wall = fl_metrics_column(m, "wall_s", "s"),
+    rt->col = (fl_columns){.wall = fl_metrics_column(m, "wall_s", "s"),
         .train = fl_metrics_column(m, "train_loss", "nat"),
         .eval = fl_metrics_column(m, "eval_loss", "nat"),
         .metric = fl_metrics_column(m, "eval_metric", "1"),
@@ -225,7 +246,7 @@ static void make_columns(fl_runtime *rt)
         .up = fl_metrics_column(m, "up_bytes", "B"),
         .down = fl_metrics_column(m, "down_bytes", "B"),
         .clients = fl_metrics_column(m, "clients", "1"),
-        .discordance = fl_metrics_column(m, "discordance", "1") };
+        .discordance = fl_metrics_column(m, "discordance", "1")};
 }
 
 fl_err setup_fresh(fl_runtime *rt)
@@ -259,8 +280,8 @@ void setup_destroy(fl_runtime *rt)
     fl_base_destroy(&rt->base);
     fl_spaces_destroy(&rt->spaces);
     fl_metrics_free(&rt->metrics);
-    void *owned[] = { rt->client_r, rt->cost, rt->order, rt->last_seen, rt->cohort, rt->first, rt->owner, rt->slot_changed,
-        rt->slot_hash, rt->revision_bytes, rt->curve };
+    void *owned[] = {rt->client_r, rt->cost, rt->order, rt->last_seen, rt->cohort, rt->first,
+        rt->owner, rt->slot_changed, rt->slot_hash, rt->revision_bytes, rt->curve};
 
     for (size_t i = 0; i < FL_COUNT(owned); i++) {
         fl_free(owned[i]);
@@ -273,7 +294,7 @@ void setup_destroy(fl_runtime *rt)
 fl_err fl_fill(fl_run *run, fl_adapter *ad, int id, int t)
 {
     const fl_deck_adapter *d = &run->rt->deck->adapter;
-    uint64_t who[3] = { run->seed, (uint64_t)(int64_t)id, (uint64_t)(int64_t)t };
+    uint64_t who[3] = {run->seed, (uint64_t)(int64_t)id, (uint64_t)(int64_t)t};
     uint64_t seed = id < 0 && t == 0 ? run->seed : fl_hash(who, sizeof who, 0);
 
     for (int j = 0; j < ad->space->nsites; j++) {

@@ -1,5 +1,6 @@
-/* site.c - verbs that need single messages, site by site at the site's owner: fl_sites, stacks, SVDs, merges into the base.
- * The unit of every product and factorisation is a whole site, so bits do not depend on how sites are spread. */
+/* site.c - verbs that need single messages, site by site at the site's owner: fl_sites, stacks,
+ * SVDs, merges into the base. The unit of every product and factorisation is a whole site, so bits
+ * do not depend on how sites are spread. */
 #include "fed_internal.h"
 
 #include <math.h>
@@ -50,14 +51,15 @@ static void replicate(fl_runtime *rt, fl_adapter *ad)
     }
 }
 
-fl_err fl_sites(fl_run *run, fl_pile *in, fl_site_fn *fn, void *arg, int nout, fl_adapter **out, int nrow, double *rows)
+fl_err fl_sites(fl_run *run, fl_pile *in, fl_site_fn *fn, void *arg, int nout, fl_adapter **out,
+    int nrow, double *rows)
 {
     fl_runtime *rt = run->rt;
     fl_err err = FL_OK;
 
     FL_REQUIRE(rt->aggregating && (rt->method->needs & FL_EACH) != 0);
     FL_TRY(pile_by_site(rt));
-    fl_pile complete = { in->n, rt->inbox.bysite };
+    fl_pile complete = {in->n, rt->inbox.bysite};
     size_t nrows = (size_t)run->nsites * (size_t)nrow;
 
     if (nrows > 0) {
@@ -67,7 +69,8 @@ fl_err fl_sites(fl_run *run, fl_pile *in, fl_site_fn *fn, void *arg, int nout, f
         if (owns(rt, j) && run->space->r[j] > 0) {
             fl_mark mark = fl_arena_mark(rt->round);
 
-            err = fn(run, j, &complete, out, rows != NULL ? rows + (size_t)j * (size_t)nrow : NULL, arg);
+            err = fn(
+                run, j, &complete, out, rows != NULL ? rows + (size_t)j * (size_t)nrow : NULL, arg);
             fl_arena_reset(rt->round, mark);
         }
     }
@@ -94,8 +97,10 @@ int64_t site_stack_r(const fl_pile *in, int site)
     return r;
 }
 
-/* bs (m x R) = [B_1 ..], as (R x n) = [w_1 s_1 A_1; ..] from column / row *at on; R = nstack is the leading dimension of bs */
-void site_stack(const fl_item *item, int n, const double *w, int site, double *bs, double *as, int64_t nstack, int64_t *at)
+/* bs (m x R) = [B_1 ..], as (R x n) = [w_1 s_1 A_1; ..] from column / row *at on; R = nstack is the
+ * leading dimension of bs */
+void site_stack(const fl_item *item, int n, const double *w, int site, double *bs, double *as,
+    int64_t nstack, int64_t *at)
 {
     for (int i = 0; i < n; i++) {
         fl_mat a = fl_at(item[i].ad, site, FL_A), b = fl_at(item[i].ad, site, FL_B);
@@ -116,7 +121,8 @@ void site_stack(const fl_item *item, int n, const double *w, int site, double *b
     }
 }
 
-static fl_err stack_site(fl_run *run, int site, const fl_pile *in, fl_adapter **out, double *row, void *arg)
+static fl_err stack_site(
+    fl_run *run, int site, const fl_pile *in, fl_adapter **out, double *row, void *arg)
 {
     const double *w = arg;
     fl_mat a = fl_at(out[0], site, FL_A), b = fl_at(out[0], site, FL_B);
@@ -144,7 +150,8 @@ fl_err fl_stack_mix(fl_run *run, fl_pile *in, const fl_mixing *how, fl_adapter *
         int64_t total = site_stack_r(in, j);
 
         if (total > (1 << 24)) {
-            return fl_fail(FL_ESHAPE, "round %d: a stack of rank %lld is more than 2^24; lower cohort.size or adapter.r",
+            return fl_fail(FL_ESHAPE,
+                "round %d: a stack of rank %lld is more than 2^24; lower cohort.size or adapter.r",
                 run->round.t, (long long)total);
         }
         r[j] = (int)total;
@@ -156,13 +163,17 @@ fl_err fl_stack_mix(fl_run *run, fl_pile *in, const fl_mixing *how, fl_adapter *
 }
 
 /* ---- SVD of the weighted sum of products ---- */
-typedef struct svd_arg { const double *w; fl_grid *grid; } svd_arg;
+typedef struct svd_arg {
+    const double *w;
+    fl_grid *grid;
+} svd_arg;
 
 /* what every site reports: squared norms kept and discarded, the certificate, which solver ran */
 enum { SVD_KEPT, SVD_LOST, SVD_RESIDUAL, SVD_ORTHOGONALITY, SVD_DENSE, SVD_SCALAPACK, SVD_ROW };
 
 /* s B = U S, A = V' into out's site */
-static void svd_split(fl_adapter *out, int site, const double *u, const double *sv, const double *vt)
+static void svd_split(
+    fl_adapter *out, int site, const double *u, const double *sv, const double *vt)
 {
     fl_mat a = fl_at(out, site, FL_A), b = fl_at(out, site, FL_B);
     double s = out->space->scale[site];
@@ -176,7 +187,8 @@ static void svd_split(fl_adapter *out, int site, const double *u, const double *
     }
 }
 
-static fl_err svd_site(fl_run *run, int site, const fl_pile *in, fl_adapter **out, double *row, void *arg)
+static fl_err svd_site(
+    fl_run *run, int site, const fl_pile *in, fl_adapter **out, double *row, void *arg)
 {
     fl_runtime *rt = run->rt;
     const svd_arg *sa = arg;
@@ -185,7 +197,7 @@ static fl_err svd_site(fl_run *run, int site, const fl_pile *in, fl_adapter **ou
     int64_t nstack = site_stack_r(in, site), at = 0;
     bool here = owns(rt, site);
     double *bs = NULL, *as = NULL, *u = NULL, *sv = NULL, *vt = NULL, kept = 0;
-    fl_svd_report report = { 0 };
+    fl_svd_report report = {0};
 
     if (here) {
         bs = fl_scratch(run, (size_t)st->m * (size_t)nstack, sizeof *bs);
@@ -196,9 +208,11 @@ static fl_err svd_site(fl_run *run, int site, const fl_pile *in, fl_adapter **ou
         site_stack(in->item, in->n, sa->w, site, bs, as, nstack, &at);
     }
     if (sa->grid != NULL) {
-        FL_TRY(fl_grid_svd(sa->grid, rt->owner[site], st->m, st->n, nstack, bs, as, r, u, sv, vt, true, &report));
+        FL_TRY(fl_grid_svd(
+            sa->grid, rt->owner[site], st->m, st->n, nstack, bs, as, r, u, sv, vt, true, &report));
     } else {
-        FL_TRY(fl_svd_factors((fl_solver)rt->deck->svd.solver, st->m, st->n, nstack, bs, as, r, u, sv, vt, true, &report));
+        FL_TRY(fl_svd_factors((fl_solver)rt->deck->svd.solver, st->m, st->n, nstack, bs, as, r, u,
+            sv, vt, true, &report));
     }
     if (!here) {
         return FL_OK;
@@ -213,9 +227,12 @@ static fl_err svd_site(fl_run *run, int site, const fl_pile *in, fl_adapter **ou
     row[SVD_ORTHOGONALITY] = report.orthogonality;
     row[SVD_DENSE] = strcmp(report.solver, "dense") == 0;
     row[SVD_SCALAPACK] = strcmp(report.solver, "scalapack") == 0;
-    return report.residual <= rt->deck->svd.tol ? FL_OK :
-        fl_fail(FL_ENUM, "round %d: the SVD of %s by solver %s has a relative residual of %.1e, more than svd.tol: %.1e; try svd.solver: dense",
-            run->round.t, st->name, report.solver, report.residual, rt->deck->svd.tol);
+    return report.residual <= rt->deck->svd.tol
+               ? FL_OK
+               : fl_fail(FL_ENUM,
+                     "round %d: the SVD of %s by solver %s has a relative residual of %.1e, more "
+                     "than svd.tol: %.1e; try svd.solver: dense",
+                     run->round.t, st->name, report.solver, report.residual, rt->deck->svd.tol);
 }
 
 /* the choice and its certificate, once at the start and then whenever it is the worst so far */
@@ -234,8 +251,10 @@ static void svd_log(fl_runtime *rt, const double *rows)
         orthogonality = fmax(orthogonality, row[SVD_ORTHOGONALITY]);
     }
     if (rt->svd_worst == 0 || residual > 10 * rt->svd_worst) {
-        fl_log(rt->ctx, "svd       %d sites: %d factored, %d dense, %d scalapack; ||X - USV'|| / ||X|| %.1e, orthogonality %.1e", n,
-            n - dense - scalapack, dense, scalapack, residual, orthogonality);
+        fl_log(rt->ctx,
+            "svd       %d sites: %d factored, %d dense, %d scalapack; ||X - USV'|| / ||X|| %.1e, "
+            "orthogonality %.1e",
+            n, n - dense - scalapack, dense, scalapack, residual, orthogonality);
         rt->svd_worst = fmax(residual, 1e-300);
     }
 }
@@ -248,14 +267,16 @@ static fl_err svd_on_grid(fl_run *run, fl_pile *in, svd_arg *arg, fl_adapter **o
     fl_err err = FL_OK;
 
     FL_TRY(pile_by_site(rt));
-    FL_TRY(fl_grid_create(rt->ctx, d->grid.n == 2 ? d->grid.x[0] : 0, d->grid.n == 2 ? d->grid.x[1] : 0, d->block, &arg->grid));
-    fl_pile complete = { in->n, rt->inbox.bysite };
+    FL_TRY(fl_grid_create(rt->ctx, d->grid.n == 2 ? d->grid.x[0] : 0,
+        d->grid.n == 2 ? d->grid.x[1] : 0, d->block, &arg->grid));
+    fl_pile complete = {in->n, rt->inbox.bysite};
 
     for (int j = 0; j < run->nsites && err == FL_OK; j++) {
         fl_mark mark = fl_arena_mark(rt->round);
 
         if (run->space->r[j] > 0) {
-            err = fl_agree(rt->ctx, svd_site(run, j, &complete, out, rows + (size_t)SVD_ROW * (size_t)j, arg));
+            err = fl_agree(
+                rt->ctx, svd_site(run, j, &complete, out, rows + (size_t)SVD_ROW * (size_t)j, arg));
         }
         fl_arena_reset(rt->round, mark);
     }
@@ -266,10 +287,11 @@ static fl_err svd_on_grid(fl_run *run, fl_pile *in, svd_arg *arg, fl_adapter **o
     return FL_OK;
 }
 
-fl_err fl_svd_mix(fl_run *run, fl_pile *in, const fl_mixing *how, fl_adapter **out, double *discarded)
+fl_err fl_svd_mix(
+    fl_run *run, fl_pile *in, const fl_mixing *how, fl_adapter **out, double *discarded)
 {
     fl_runtime *rt = run->rt;
-    svd_arg arg = { .w = mixing_weights(run, in, how) };
+    svd_arg arg = {.w = mixing_weights(run, in, how)};
     double *rows = fl_scratch(run, SVD_ROW * (size_t)run->nsites, sizeof *rows), kept = 0, lost = 0;
 
     FL_REQUIRE(rt->aggregating && (rt->method->needs & FL_EACH) != 0 && (*out)->at == NULL);
@@ -292,7 +314,8 @@ fl_err fl_svd_mix(fl_run *run, fl_pile *in, const fl_mixing *how, fl_adapter **o
 }
 
 /* ---- merges ---- */
-/* the site's factors go to one rank of every node, which adds them to the node's copy of the base */
+/* the site's factors go to one rank of every node, which adds them to the node's copy of the base
+ */
 static void merge_site(fl_runtime *rt, const fl_adapter *ad, int site, double coef)
 {
     const fl_model *m = &rt->base.model;
@@ -325,7 +348,7 @@ static void merge_site(fl_runtime *rt, const fl_adapter *ad, int site, double co
     for (int f = FL_A; f <= FL_B; f++) {
         slot_at[i[f]] = x != NULL ? at[f] : spread ? ad->at[i[f]] : ad->space->slot[i[f]].at;
     }
-    fl_adapter view = { .space = ad->space, .v = x != NULL ? x : ad->v, .at = slot_at };
+    fl_adapter view = {.space = ad->space, .v = x != NULL ? x : ad->v, .at = slot_at};
 
     fl_linear_merge(m, site, (fl_real *)(uintptr_t)rt->base.w[tensor], &view, coef);
     fl_free(slot_at);
@@ -350,12 +373,13 @@ fl_err fl_merge(fl_run *run, const fl_adapter *ad, double coef, fl_told told)
     fl_phase_end(rt->ctx, FL_PHASE_merge);
     rt->base_revision++;
     rt->revision_bytes[run->round.t] += told == FL_SENT ? bytes : 0;
-    if (ad->at == NULL) { /* the method may change it afterwards; the discordance needs it as it was */
+    if (ad->at ==
+        NULL) { /* the method may change it afterwards; the discordance needs it as it was */
         fl_adapter *copy = fl_scratch_adapter(run, ad->space);
 
         memcpy(copy->v, ad->v, ad->space->n * sizeof *copy->v);
         ad = copy;
     }
-    rt->merged[rt->nmerges++] = (fl_merged){ ad, coef };
+    rt->merged[rt->nmerges++] = (fl_merged){ad, coef};
     return FL_OK;
 }

@@ -1,5 +1,6 @@
-/* state.c - checkpoints of a run: what is saved, the state digest, and choosing what to resume from.
- * The digest covers everything that the next round depends on: round, server state, base and its revision, every client's state. */
+/* state.c - checkpoints of a run: what is saved, the state digest, and choosing what to resume
+ * from. The digest covers everything that the next round depends on: round, server state, base and
+ * its revision, every client's state. */
 #include "fed_internal.h"
 
 #include <stdlib.h>
@@ -8,8 +9,9 @@
 uint64_t state_digest(fl_runtime *rt, int t)
 {
     fl_run *run = &rt->run;
-    uint64_t x[5] = { (uint64_t)t, (uint64_t)rt->base_revision, rt->base_hash, fl_adapter_hash(run->global, 0),
-        fl_store_digest(rt->store) }, h = fl_hash(x, sizeof x, 1);
+    uint64_t x[5] = {(uint64_t)t, (uint64_t)rt->base_revision, rt->base_hash,
+        fl_adapter_hash(run->global, 0), fl_store_digest(rt->store)},
+             h = fl_hash(x, sizeof x, 1);
 
     for (int i = 0; i < rt->server.n; i++) {
         const fl_kept *k = &rt->server.k[i];
@@ -23,9 +25,13 @@ uint64_t state_digest(fl_runtime *rt, int t)
 }
 
 /* ---- saving ---- */
-typedef struct arrays { fl_array *x; int n, room; } arrays;
+typedef struct arrays {
+    fl_array *x;
+    int n, room;
+} arrays;
 
-static fl_array *array_add(arrays *a, fl_array_type type, size_t n, const void *x, const char *what, const char *unit, const char *axes)
+static fl_array *array_add(arrays *a, fl_array_type type, size_t n, const void *x, const char *what,
+    const char *unit, const char *axes)
 {
     if (a->n == a->room) {
         a->room = FL_MAX(16, 2 * a->room);
@@ -33,7 +39,7 @@ static fl_array *array_add(arrays *a, fl_array_type type, size_t n, const void *
     }
     fl_array *y = &a->x[a->n++];
 
-    *y = (fl_array){ .type = type, .n = n, .x = (void *)(uintptr_t)x };
+    *y = (fl_array){.type = type, .n = n, .x = (void *)(uintptr_t)x};
     snprintf(y->what, sizeof y->what, "%s", what);
     snprintf(y->unit, sizeof y->unit, "%s", unit);
     snprintf(y->axes, sizeof y->axes, "%s", axes);
@@ -49,7 +55,8 @@ static void add_kept(fl_runtime *rt, arrays *a)
         if (k->x != NULL) {
             y = array_add(a, FL_F64, k->n, k->x, k->what, "1", "element");
         } else {
-            y = array_add(a, FL_F32, k->ad->space->n, k->ad->v, "adapter kept by the server", "1", "element, slot after slot");
+            y = array_add(a, FL_F32, k->ad->space->n, k->ad->v, "adapter kept by the server", "1",
+                "element, slot after slot");
         }
         snprintf(y->name, sizeof y->name, "server/keep/%s/%d", k->name, k->index);
     }
@@ -72,7 +79,7 @@ static int64_t *seen_pairs(const fl_runtime *rt, size_t *n)
 
 static char *column_names(const fl_metrics *m)
 {
-    fl_text t = { 0 };
+    fl_text t = {0};
 
     for (int i = 0; i < m->ncolumns; i++) {
         fl_text_add(&t, "%s%s:%s", i > 0 ? "," : "", m->column[i], m->unit[i]);
@@ -88,13 +95,14 @@ static void named(fl_array *a, const char *name)
 fl_err state_save(fl_runtime *rt, int t)
 {
     fl_run *run = &rt->run;
-    arrays a = { 0 };
-    fl_text deck = { 0 };
+    arrays a = {0};
+    fl_text deck = {0};
     size_t nseen, nslots = (size_t)run->space->nslots;
-    int64_t *seen = seen_pairs(rt, &nseen), *changed = fl_alloc("slot changes", nslots, sizeof *changed);
+    int64_t *seen = seen_pairs(rt, &nseen),
+            *changed = fl_alloc("slot changes", nslots, sizeof *changed);
     double traffic[2 * NTRAFFIC], begin = fl_now();
     char *columns = column_names(&rt->metrics), *path = NULL, *dir = NULL;
-    fl_text p = { 0 }, d = { 0 };
+    fl_text p = {0}, d = {0};
 
     fl_phase_begin(rt->ctx, FL_PHASE_checkpoint);
     for (size_t i = 0; i < nslots; i++) {
@@ -102,24 +110,42 @@ fl_err state_save(fl_runtime *rt, int t)
     }
     memcpy(traffic, rt->total.up, sizeof rt->total.up);
     memcpy(traffic + NTRAFFIC, rt->total.down, sizeof rt->total.down);
-    named(array_add(&a, FL_F32, run->space->n, run->global->v, "the server's adapter", "1", "element, slot after slot"), "server/global");
+    named(array_add(&a, FL_F32, run->space->n, run->global->v, "the server's adapter", "1",
+              "element, slot after slot"),
+        "server/global");
     add_kept(rt, &a);
-    named(array_add(&a, FL_I64, nseen, seen, "clients that took part: id, round of the last download", "1", "client, (id, round)"),
+    named(array_add(&a, FL_I64, nseen, seen,
+              "clients that took part: id, round of the last download", "1", "client, (id, round)"),
         "run/last_seen");
-    named(array_add(&a, FL_I64, nslots, changed, "round in which a slot of the server's adapter last changed", "1", "slot"),
+    named(array_add(&a, FL_I64, nslots, changed,
+              "round in which a slot of the server's adapter last changed", "1", "slot"),
         "run/slot_changed");
-    named(array_add(&a, FL_F64, (size_t)t + 1, rt->revision_bytes, "cumulative cost of the base's revisions", "B", "round"),
+    named(array_add(&a, FL_F64, (size_t)t + 1, rt->revision_bytes,
+              "cumulative cost of the base's revisions", "B", "round"),
         "run/revision_bytes");
-    named(array_add(&a, FL_F64, 2 * NTRAFFIC, traffic, "traffic so far: up, down by kind", "B", "direction, kind"), "run/traffic");
-    named(array_add(&a, FL_F64, (size_t)rt->metrics.nrows * (size_t)rt->metrics.ncolumns, rt->metrics.x, "rows of rounds.csv", "1",
-              "row, column"), "run/metrics");
-    named(array_add(&a, FL_F64, (size_t)rt->ncurve * CURVE_COLUMNS, rt->curve, "evaluations of clients", "1",
-              "row, (round, client, loss, accuracy, targets)"), "run/curves");
+    named(array_add(&a, FL_F64, 2 * NTRAFFIC, traffic, "traffic so far: up, down by kind", "B",
+              "direction, kind"),
+        "run/traffic");
+    named(array_add(&a, FL_F64, (size_t)rt->metrics.nrows * (size_t)rt->metrics.ncolumns,
+              rt->metrics.x, "rows of rounds.csv", "1", "row, column"),
+        "run/metrics");
+    named(array_add(&a, FL_F64, (size_t)rt->ncurve * CURVE_COLUMNS, rt->curve,
+              "evaluations of clients", "1", "row, (round, client, loss, accuracy, targets)"),
+        "run/curves");
     fl_deck_dump(rt->deck, false, &deck);
-    fl_snapshot s = { .round = t, .rounds = rt->deck->run.rounds, .state = state_digest(rt, t), .base_revision = rt->base_revision,
-        .deck = deck.s, .versions = (char *)(uintptr_t)rt->opt->versions, .columns = columns, .narrays = a.n, .array = a.x,
-        .nclients = run->nclients, .store = rt->store,
-        .nbase = rt->base_revision > 0 ? fl_model_bytes(&rt->base.model) / sizeof(fl_real) : 0, .base = rt->base.share.x };
+    fl_snapshot s = {.round = t,
+        .rounds = rt->deck->run.rounds,
+        .state = state_digest(rt, t),
+        .base_revision = rt->base_revision,
+        .deck = deck.s,
+        .versions = (char *)(uintptr_t)rt->opt->versions,
+        .columns = columns,
+        .narrays = a.n,
+        .array = a.x,
+        .nclients = run->nclients,
+        .store = rt->store,
+        .nbase = rt->base_revision > 0 ? fl_model_bytes(&rt->base.model) / sizeof(fl_real) : 0,
+        .base = rt->base.share.x};
 
     fl_text_add(&d, "%s/checkpoints", rt->opt->out);
     fl_text_add(&p, "%s/round-%06d.h5", d.s, t);
@@ -157,7 +183,8 @@ static const fl_array *array_find(const fl_snapshot *s, const char *name, fl_arr
 }
 
 /* copies an array that must have n elements */
-static fl_err array_take(const fl_snapshot *s, const char *name, fl_array_type type, size_t n, size_t each, void *x)
+static fl_err array_take(
+    const fl_snapshot *s, const char *name, fl_array_type type, size_t n, size_t each, void *x)
 {
     const fl_array *a = array_find(s, name, type);
 
@@ -172,11 +199,13 @@ static fl_err array_take(const fl_snapshot *s, const char *name, fl_array_type t
 
 static fl_err take_metrics(fl_runtime *rt, const fl_snapshot *s)
 {
-    const fl_array *rows = array_find(s, "run/metrics", FL_F64), *curves = array_find(s, "run/curves", FL_F64);
+    const fl_array *rows = array_find(s, "run/metrics", FL_F64),
+                   *curves = array_find(s, "run/curves", FL_F64);
     char *names = fl_strdup(s->columns), *save = NULL;
-    fl_metrics m = { 0 };
+    fl_metrics m = {0};
 
-    for (char *word = strtok_r(names, ",", &save); word != NULL; word = strtok_r(NULL, ",", &save)) {
+    for (char *word = strtok_r(names, ",", &save); word != NULL;
+         word = strtok_r(NULL, ",", &save)) {
         char *unit = strrchr(word, ':');
 
         if (unit != NULL) {
@@ -185,7 +214,8 @@ static fl_err take_metrics(fl_runtime *rt, const fl_snapshot *s)
         fl_metrics_column(&m, word, unit != NULL ? unit : "1");
     }
     fl_free(names);
-    if (rows == NULL || curves == NULL || m.ncolumns == 0 || rows->n % (size_t)m.ncolumns != 0 || curves->n % CURVE_COLUMNS != 0) {
+    if (rows == NULL || curves == NULL || m.ncolumns == 0 || rows->n % (size_t)m.ncolumns != 0 ||
+        curves->n % CURVE_COLUMNS != 0) {
         fl_metrics_free(&m);
         return fl_fail(FL_EFILE, "run/metrics does not fit its columns");
     }
@@ -199,7 +229,8 @@ static fl_err take_metrics(fl_runtime *rt, const fl_snapshot *s)
     rt->metrics = m;
     fl_free(rt->curve);
     rt->ncurve = rt->curve_room = (int)(curves->n / CURVE_COLUMNS);
-    rt->curve = fl_alloc("client curves", (size_t)rt->curve_room, CURVE_COLUMNS * sizeof *rt->curve);
+    rt->curve =
+        fl_alloc("client curves", (size_t)rt->curve_room, CURVE_COLUMNS * sizeof *rt->curve);
     if (rt->curve_room > 0) {
         memcpy(rt->curve, curves->x, curves->n * sizeof(double));
     }
@@ -231,7 +262,7 @@ static fl_err state_restore(fl_runtime *rt, const fl_snapshot *s)
     fl_run *run = &rt->run;
     size_t nslots = (size_t)run->space->nslots;
     int64_t *changed = fl_arena_take(rt->round, nslots, sizeof *changed);
-    double traffic[2 * NTRAFFIC] = { 0 };
+    double traffic[2 * NTRAFFIC] = {0};
 
     FL_TRY(array_take(s, "server/global", FL_F32, run->space->n, sizeof(fl_real), run->global->v));
     for (int i = 0; i < rt->server.n; i++) {
@@ -251,7 +282,8 @@ static fl_err state_restore(fl_runtime *rt, const fl_snapshot *s)
     for (size_t i = 0; i < nslots; i++) {
         rt->slot_changed[i] = (int)changed[i];
     }
-    FL_TRY(array_take(s, "run/revision_bytes", FL_F64, (size_t)s->round + 1, sizeof(double), rt->revision_bytes));
+    FL_TRY(array_take(
+        s, "run/revision_bytes", FL_F64, (size_t)s->round + 1, sizeof(double), rt->revision_bytes));
     FL_TRY(array_take(s, "run/traffic", FL_F64, 2 * NTRAFFIC, sizeof(double), traffic));
     memcpy(rt->total.up, traffic, sizeof rt->total.up);
     memcpy(rt->total.down, traffic + NTRAFFIC, sizeof rt->total.down);
@@ -268,15 +300,18 @@ static fl_err resume_from(fl_runtime *rt, const char *path, int *t)
     fl_store_destroy(&rt->store);
     rt->store = fl_store_create(rt->ctx, rt->run.nclients);
     FL_TRY(fl_checkpoint_read(rt->ctx, path, rt->store, nbase, rt->base.share.x, &s));
-    fl_err err = s.round <= rt->deck->run.rounds ? fl_agree(rt->ctx, state_restore(rt, &s)) :
-        fl_fail(FL_EDECK, "%s: round %d is beyond run.rounds: %d; raise run.rounds or choose another run.out", path, s.round,
-            rt->deck->run.rounds);
+    fl_err err = s.round <= rt->deck->run.rounds ? fl_agree(rt->ctx, state_restore(rt, &s))
+                                                 : fl_fail(FL_EDECK,
+                                                       "%s: round %d is beyond run.rounds: %d; "
+                                                       "raise run.rounds or choose another run.out",
+                                                       path, s.round, rt->deck->run.rounds);
 
     if (err == FL_OK) {
         fl_share_fence(rt->ctx);
         rt->base_hash = fl_base_hash(rt->ctx, &rt->base);
         if (state_digest(rt, s.round) != s.state) {
-            err = fl_fail(FL_EFILE, "%s: what was read does not give the state digest it was saved with", path);
+            err = fl_fail(FL_EFILE,
+                "%s: what was read does not give the state digest it was saved with", path);
         } else {
             *t = s.round;
         }
@@ -292,14 +327,17 @@ static fl_err check_deck(fl_runtime *rt, const char *path)
 
     if (rt->ctx->rank == 0) {
         fl_snapshot s;
-        fl_text t = { 0 };
+        fl_text t = {0};
         int n;
         const fl_section *extra = fl_method_sections(&n);
 
         err = fl_checkpoint_peek(path, &s);
         if (err == FL_OK) {
             if (fl_deck_compare(rt->deck, s.deck, strlen(s.deck), extra, n, &t) > 0) {
-                err = fl_fail(FL_EDECK, "%s was made by another deck; use --resume none with another --out, or put back:\n%s", path, t.s);
+                err = fl_fail(FL_EDECK,
+                    "%s was made by another deck; use --resume none with another --out, or put "
+                    "back:\n%s",
+                    path, t.s);
             }
             fl_snapshot_free(&s);
         }
@@ -311,7 +349,7 @@ static fl_err check_deck(fl_runtime *rt, const char *path)
 /* the list of checkpoints as rank 0 sees it, the same on all ranks: names joined by newlines */
 static char **list_paths(fl_runtime *rt, int *n)
 {
-    fl_text dir = { 0 }, joined = { 0 };
+    fl_text dir = {0}, joined = {0};
     char **paths = NULL, *all = NULL, *save = NULL;
     size_t bytes = 0;
 
@@ -357,7 +395,9 @@ static fl_err resume_newest(fl_runtime *rt, int n, char **paths, int *t)
         fl_warn(rt->ctx, "checkpoint skipped: %s", fl_error_text());
         fl_error_clear();
     }
-    return fl_fail(FL_EFILE, "%s/checkpoints: none of the %d checkpoints is whole; use --resume none with another --out to start afresh",
+    return fl_fail(FL_EFILE,
+        "%s/checkpoints: none of the %d checkpoints is whole; use --resume none with another --out "
+        "to start afresh",
         rt->opt->out, n);
 }
 
@@ -377,7 +417,9 @@ fl_err state_resume(fl_runtime *rt, int *t)
     }
     paths = list_paths(rt, &n);
     if (n > 0 && strcmp(how, "none") == 0) {
-        err = fl_fail(FL_EDECK, "--resume none: %s already holds checkpoints; choose another --out, or remove it", rt->opt->out);
+        err = fl_fail(FL_EDECK,
+            "--resume none: %s already holds checkpoints; choose another --out, or remove it",
+            rt->opt->out);
     } else if (n > 0) {
         err = resume_newest(rt, n, paths, t);
     }

@@ -1,13 +1,15 @@
-/* turn.c - one client's turn: its state is unpacked, the server's message arrives, it trains, its message is sealed, its state is packed.
- * Local: nothing here depends on the rank that hosts the client. */
+/* turn.c - one client's turn: its state is unpacked, the server's message arrives, it trains, its
+ * message is sealed, its state is packed. Local: nothing here depends on the rank that hosts the
+ * client. */
 #include "fed_internal.h"
 
 #include <string.h>
 
-fl_err turn_enrol(fl_runtime *rt, int id, const void *blob, size_t bytes, fl_client *c, fl_turn *turn)
+fl_err turn_enrol(
+    fl_runtime *rt, int id, const void *blob, size_t bytes, fl_client *c, fl_turn *turn)
 {
-    *turn = (fl_turn){ 0 };
-    *c = (fl_client){ .id = id, .r = rt->client_r[id], .turn = turn };
+    *turn = (fl_turn){0};
+    *c = (fl_client){.id = id, .r = rt->client_r[id], .turn = turn};
     rt->now = turn;
     FL_TRY(kept_unpack(rt, blob, bytes, &turn->kept));
     return rt->method->enroll != NULL ? rt->method->enroll(&rt->run, c) : FL_OK;
@@ -17,7 +19,7 @@ void turn_end(fl_runtime *rt, fl_turn *turn)
 {
     kept_free(&turn->kept);
     rt->now = NULL;
-    fl_arena_reset(rt->turn, (fl_mark){ 0 });
+    fl_arena_reset(rt->turn, (fl_mark){0});
 }
 
 /* the server's adapter at this client's rank; what the client knows already costs nothing */
@@ -29,7 +31,7 @@ static fl_err default_download(fl_run *run, fl_client *c, fl_msg *down)
         ad = fl_scratch_adapter(run, fl_space_at(run, run->space, NULL, c->r));
         fl_fit(ad, run->global);
     }
-    fl_send(down, (fl_part){ .ad = ad, .of = run->global });
+    fl_send(down, (fl_part){.ad = ad, .of = run->global});
     return FL_OK;
 }
 
@@ -42,7 +44,7 @@ static fl_err default_train(fl_run *run, fl_client *c)
 
 static fl_err default_upload(fl_run *run, fl_client *c, fl_msg *up)
 {
-    fl_send(up, (fl_part){ .ad = c->ad[0], .ref = c->got[0], .pick = run->job.train[0] });
+    fl_send(up, (fl_part){.ad = c->ad[0], .ref = c->got[0], .pick = run->job.train[0]});
     return FL_OK;
 }
 
@@ -69,7 +71,8 @@ static void receive(fl_run *run, fl_client *c, const fl_msg *down)
         c->got[part->label] = part->ad;
         c->n = FL_MAX(c->n, part->label + 1);
     }
-    if (c->ad[0] == NULL) { /* nothing was sent and nothing kept: an empty adapter of the client's rank */
+    if (c->ad[0] ==
+        NULL) { /* nothing was sent and nothing kept: an empty adapter of the client's rank */
         c->ad[0] = fl_scratch_adapter(run, fl_space_at(run, run->space, NULL, c->r));
         c->n = FL_MAX(c->n, 1);
     }
@@ -86,7 +89,8 @@ static fl_msg *keep_sent(fl_runtime *rt, const fl_msg *msg)
         const fl_adapter *ad = msg->part[p].ad;
         fl_adapter *copy = fl_arena_take(rt->round, 1, sizeof *copy);
 
-        *copy = (fl_adapter){ .space = ad->space, .v = fl_arena_take(rt->round, ad->space->n, sizeof(fl_real)) };
+        *copy = (fl_adapter){
+            .space = ad->space, .v = fl_arena_take(rt->round, ad->space->n, sizeof(fl_real))};
         memcpy(copy->v, ad->v, ad->space->n * sizeof(fl_real));
         sent->part[p].ad = copy;
         sent->part[p].ref = sent->part[p].of = NULL;
@@ -98,7 +102,7 @@ static fl_err turn_work(fl_runtime *rt, fl_client *c, int position, bool lost)
 {
     fl_run *run = &rt->run;
     const fl_method *me = rt->method;
-    fl_msg down = { .run = run, .client = c }, up = { .run = run, .client = c, .up = true };
+    fl_msg down = {.run = run, .client = c}, up = {.run = run, .client = c, .up = true};
 
     FL_TRY((me->download != NULL ? me->download : default_download)(run, c, &down));
     FL_TRY(message_seal(rt, &down));
@@ -119,7 +123,7 @@ fl_err turn_run(fl_runtime *rt, int position, bool lost, void **blob, size_t *by
 {
     fl_client c;
     fl_turn turn;
-    fl_text packed = { 0 };
+    fl_text packed = {0};
     fl_err err = turn_enrol(rt, rt->run.cohort[position], *blob, *bytes, &c, &turn);
 
     if (err == FL_OK) {

@@ -1,7 +1,8 @@
 /* ffa_lora - freeze A at its random start on everybody; train and average B only.
  * Source: Sun et al. 2024 (FFA-LoRA, arXiv 2403.12313); survey section 3.1.
  *   B = sum_k p_k B_k,  A = A_0 for ever; s (sum_k p_k B_k) A_0 = sum_k p_k s B_k A_0 exactly.
- * A_0 is drawn from the run's seed, so a client's first download costs the seed, never the matrix. */
+ * A_0 is drawn from the run's seed, so a client's first download costs the seed, never the matrix.
+ */
 #include "fedlora/fed.h"
 
 static fl_err ffa_lora_plan(fl_run *run)

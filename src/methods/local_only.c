@@ -1,5 +1,6 @@
-/* local_only - no federation: every client trains an adapter of its own and sends nothing. The baseline that a federation must beat.
- * State: client k keeps (A_k, B_k) for ever. Evaluation: every client's own adapter on its own data. */
+/* local_only - no federation: every client trains an adapter of its own and sends nothing. The
+ * baseline that a federation must beat. State: client k keeps (A_k, B_k) for ever. Evaluation:
+ * every client's own adapter on its own data. */
 #include "fedlora/fed.h"
 
 static fl_err local_only_enroll(fl_run *run, fl_client *c)
@@ -25,7 +26,7 @@ static fl_err local_only_view(fl_run *run, fl_client *c, int which, fl_view *v)
     (void)run;
     if (c != NULL && which == 0) {
         v->name = "own";
-        v->stack = (fl_stack){ .n = 1, .ad = { c->ad[0] }, .coef = { 1 } };
+        v->stack = (fl_stack){.n = 1, .ad = {c->ad[0]}, .coef = {1}};
         v->data.client = c->id;
     }
     return FL_OK;

@@ -14,7 +14,8 @@ const fl_method fl_method_rolora = {
     .name = "rolora",
     .title = "alternating minimisation: B in odd rounds, A in even ones",
     .source = "Chen et al. 2024, arXiv 2409.02346",
-    .choice = "weights p_k as the deck says (cohort.weights: uniform is the paper's 1/K); rounds count from 1, B first.",
+    .choice = "weights p_k as the deck says (cohort.weights: uniform is the paper's 1/K); rounds "
+              "count from 1, B first.",
     .needs = FL_LORA_ONLY,
     .plan = rolora_plan,
 };
