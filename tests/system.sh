@@ -31,11 +31,32 @@ eval:      {every: 2, max_samples: 20}
 DECK
 }
 
+# make_dataset KIND FILE: an HDF5 data set, see app/dataset.c; false when there is no compiler to build its writer
+make_dataset() {
+    if [ ! -x "$T/dataset" ]; then
+        # shellcheck disable=SC2046
+        "${CC:-mpicc}" -std=c11 -o "$T/dataset" tests/app/dataset.c $(jobs/install/flags.sh cflags) $(jobs/install/flags.sh libs) \
+            >"$T/dataset.log" 2>&1 || return 1
+    fi
+    "$T/dataset" "$1" "$2"
+}
+
+# fedlora RANKS ARGS...: with a limit on its time, without which a hang would end the whole test
+fedlora() {
+    local ranks=$1
+    shift
+    if [ "$ranks" -eq 1 ]; then
+        timeout -k 10 120 "$FEDLORA" "$@" </dev/null
+    else
+        timeout -k 10 120 mpirun -n "$ranks" "$FEDLORA" "$@" </dev/null
+    fi
+}
+
 # launch RANKS OUT ARGS...: fedlora run ARGS --out OUT; what it printed is in OUT.log, the exit code comes back
 launch() {
     local ranks=$1 out=$2
     shift 2
-    timeout -k 10 120 mpirun -n "$ranks" "$FEDLORA" run "$@" --out "$out" >"$out.log" 2>&1 </dev/null
+    fedlora "$ranks" run "$@" --out "$out" >"$out.log" 2>&1
 }
 
 # expect CODE NAME RANKS OUT ARGS...: launch, and ok when it ends with exactly that code
@@ -48,6 +69,22 @@ expect() {
     else
         not_ok "$name" "exit code $code, not $want: ${*:3}"$'\n'"$(tail -n 20 "$2.log")"
     fi
+}
+
+# refuse CODE NAME FRAGMENT ARGS...: `fedlora ARGS` on one rank and on three ends with that code and one sentence that has the fragment
+refuse() {
+    local want=$1 name=$2 fragment=$3 ranks code
+    shift 3
+    for ranks in 1 3; do
+        code=0
+        fedlora "$ranks" "$@" >"$T/refuse.log" 2>&1 || code=$?
+        if [ "$code" -eq "$want" ] && [ "$(grep -c '^fedlora: ' "$T/refuse.log")" -eq 1 ] &&
+            [ "$(grep -cF -- "$fragment" "$T/refuse.log")" -eq 1 ]; then
+            ok "$name, $ranks rank(s)"
+        else
+            not_ok "$name, $ranks rank(s)" "exit code $code, not $want, and once: $fragment"$'\n'"$(tail -n 20 "$T/refuse.log")"
+        fi
+    done
 }
 
 # says NAME FILE FRAGMENT: ok when the text is in the file, on exactly one line

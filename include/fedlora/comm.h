@@ -5,6 +5,8 @@
 #define FL_COMM_H
 #include "fedlora/base.h"
 
+#include <signal.h>
+
 /* ---- layout: ownership is an offset array, the same on all ranks ----
  * Contiguous blocks of items 0..n-1 with nearly equal sums of cost[i] >= 0; first[size + 1], first[0] = 0, first[size] = n.
  * A pure function of (n, cost, size). Local. Optimal or within one item of the average: block b ends where the prefix
@@ -82,4 +84,11 @@ size_t fl_store_bytes(const fl_store *store);  /* held on this rank, table inclu
 /* ---- measured ---- collective. Order-free sum of 100 messages of 300,000 elements, dealt to the ranks, beside a float
  * MPI_Allreduce of the same size and the memory bandwidth of a triad in the same run. Lines are added to t on rank 0. */
 fl_err fl_bench_reduce(fl_ctx *ctx, fl_text *t);
+
+/* ---- stopping on purpose ---- one for the program: opened and closed by app, collectively over its world */
+extern volatile sig_atomic_t fl_stop_signals; /* counted by app's signal handler on this rank */
+void fl_stop_open(fl_ctx *ctx);
+void fl_stop_close(void);
+/* Local, cheap, at every step: 0, 1 = finish the round, 2 = leave at the next step. What one rank knows all know soon; agree before acting. */
+int fl_stop_poll(void);
 #endif

@@ -158,7 +158,7 @@ void fl_method_reference(fl_text *t);                      /* Markdown page of a
 typedef struct fl_options { /* of the command line */
     const char *out;        /* OUT, exists */
     const char *resume;     /* "auto", "none" or a file */
-    double maxh;            /* 0 = no limit */
+    double maxh;            /* hours, 0 = no limit */
     bool dry_run, progress; /* progress: a terminal */
     int requeue_code;
     const char *versions;   /* comment lines for used.yaml and checkpoints */
@@ -172,5 +172,4 @@ fl_err fl_pretrain(fl_ctx *ctx, const fl_deck *deck, const char *out);
 fl_err fl_evaluate(fl_ctx *ctx, const fl_deck *deck, const char *model, const char *adapter, fl_split split, double *loss, double *accuracy, int64_t *targets);
 /* Local-ish (one rank of data): the server's adapter (client < 0) or a client's kept adapter out of a checkpoint, as PEFT folder, or merged HF folder */
 fl_err fl_export(fl_ctx *ctx, const char *checkpoint, const char *out, int client, bool merged);
-extern volatile int fl_stop_signals;               /* set by app's handler: 1 = finish the round, 2 = stop at the next step */
 #endif

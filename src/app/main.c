@@ -109,7 +109,9 @@ int main(int argc, char **argv)
     fl_err err = fl_ctx_create(MPI_COMM_WORLD, &ctx);
 
     if (err == FL_OK) {
+        fl_stop_open(ctx);
         err = fl_agree(ctx, dispatch(ctx, argc, argv));
+        fl_stop_close();
     }
     int code = err == FL_ESTOP ? requeue_code(argc, argv) : fl_exit_code(err);
 

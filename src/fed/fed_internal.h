@@ -117,6 +117,7 @@ typedef struct fl_runtime {
     fl_columns col;
     int ncurve, curve_room;
     double *curve;    /* owned [curve_room][CURVE_COLUMNS] per-client curves, replicated */
+    double deadline;                /* fl_now at which the time is up */
     double svd_worst; /* largest residual logged so far */
     double flops, train_tokens; /* this rank's local training */
     double longest_round, longest_checkpoint, checkpoint_bytes, started;
@@ -186,6 +187,7 @@ void report_round(fl_runtime *rt, int t);
 void report_progress(fl_runtime *rt, int done,
     int mine);                        /* clients of this round that rank 0 has done, of its own */
 fl_err report_files(fl_runtime *rt);  /* rounds.csv, metrics.h5 */
+fl_err report_adapter(fl_runtime *rt); /* adapter/, base/ */
 fl_err report_finish(fl_runtime *rt); /* phase table, perf.json, adapter/ */
 fl_err report_used(fl_runtime *rt);
 fl_err report_dry_run(fl_runtime *rt);

@@ -209,7 +209,7 @@ fl_err fl_train(fl_run *run, fl_client *c, fl_job *job)
         steps = job->epochs * fl_steps_per_epoch(n, batch);
     }
     local_begin(&lo, c);
-    for (int step = 0; step < steps && fl_stop_signals < 2; step++) {
+    for (int step = 0; step < steps && fl_stop_poll() < 2; step++) {
         int targets, picked = fl_batch_pick(run->seed, job->data.client, run->round.t, job->stream,
                          step, batch, n, list, rt->picked);
 

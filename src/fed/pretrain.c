@@ -224,7 +224,7 @@ static fl_err pretrain_run(pretrain *p, const char *out)
             fl_log(p->ctx, "step %6d of %d  loss %.4f  validation %.4f  %.0f s", i + 1, steps, loss,
                 valid_loss(p), fl_now() - begin);
         }
-        if (fl_max(p->ctx, fl_stop_signals) > 0) {
+        if (fl_max(p->ctx, fl_stop_poll()) > 0) {
             return fl_fail(FL_ESTOP,
                 "pretraining was stopped at step %d of %d; nothing was written", i + 1, steps);
         }

@@ -218,7 +218,7 @@ static fl_err write_perf(fl_runtime *rt, json_t *perf)
     return err;
 }
 
-static fl_err write_adapter(fl_runtime *rt)
+static fl_err write_adapter(const fl_runtime *rt)
 {
     const fl_run *run = &rt->run;
     const fl_deck *deck = rt->deck;
@@ -241,6 +241,11 @@ static fl_err write_adapter(fl_runtime *rt)
     }
     fl_text_free(&path);
     return err;
+}
+
+fl_err report_adapter(fl_runtime *rt)
+{
+    return fl_agree(rt->ctx, write_adapter(rt));
 }
 
 fl_err report_finish(fl_runtime *rt)
@@ -285,7 +290,7 @@ fl_err report_finish(fl_runtime *rt)
 
     json_decref(perf);
     FL_TRY(err);
-    return fl_agree(rt->ctx, write_adapter(rt));
+    return report_adapter(rt);
 }
 
 /* ---- --dry-run ---- */

@@ -77,7 +77,7 @@ static fl_err run_turns(fl_runtime *rt)
         report_progress(rt, i - rt->first[rt->ctx->rank],
             rt->first[rt->ctx->rank + 1] - rt->first[rt->ctx->rank]);
         err = turn_run(rt, i, lost, &blob[i], &bytes[i]);
-        if (err == FL_OK && fl_stop_signals >= 2) {
+        if (err == FL_OK && fl_stop_poll() >= 2) {
             err = fl_fail(FL_ESTOP,
                 "stopped in round %d by a second signal; the last checkpoint stands", run->round.t);
         }

@@ -6,8 +6,6 @@
 #include <string.h>
 #include <time.h>
 
-volatile int fl_stop_signals = 0;
-
 /* evaluation of round t (0 = before training) into the row; the last round on test too */
 static fl_err evaluate(fl_runtime *rt, int t)
 {
@@ -76,19 +74,18 @@ static fl_err one_round(fl_runtime *rt, int t)
     return FL_OK;
 }
 
-/* until the earlier of --maxh and the end of the job as its script or Slurm tells it (seconds since
- * 1970); INFINITY = no limit */
-static double seconds_left(const fl_runtime *rt)
+/* the moment (fl_now) when the time is up: the earlier of --maxh and the end of the job as its script or Slurm tells it (seconds since
+ * 1970). Looked up once: a clock that jumps later does no harm. INFINITY = no limit */
+static double deadline_of(const fl_options *opt)
 {
     const char *text = getenv("FEDLORA_END_TIME");
-    double left = rt->opt->maxh > 0 ? rt->opt->maxh * 3600 - (fl_now() - rt->started) : INFINITY,
-           end;
+    double limit = opt->maxh > 0 ? fl_now() + opt->maxh * 3600 : INFINITY, end;
 
     if (text == NULL) {
         text = getenv("SLURM_JOB_END_TIME");
     }
     end = text != NULL ? strtod(text, NULL) : 0;
-    return end > 0 ? FL_MIN(left, end - (double)time(NULL)) : left;
+    return end > 0 ? FL_MIN(limit, fl_now() + end - (double)time(NULL)) : limit;
 }
 
 /* anything that asks to stop, agreed: signals, the STOP file, the time limit */
@@ -98,11 +95,11 @@ static bool must_stop(fl_runtime *rt)
     double why = 0;
 
     fl_text_add(&stop, "%s/STOP", rt->opt->out);
-    if (fl_stop_signals > 0) {
+    if (fl_stop_poll() > 0) {
         why = 3;
     } else if (rt->ctx->rank == 0 && fl_path_exists(stop.s)) {
         why = 2;
-    } else if (seconds_left(rt) < 1.2 * (rt->longest_round + rt->longest_checkpoint) + 1) {
+    } else if (rt->deadline - fl_now() < 1.3 * (rt->longest_round + rt->longest_checkpoint) + 2) {
         why = 1;
     }
     why = fl_max(rt->ctx, why);
@@ -160,7 +157,8 @@ static fl_err federation(fl_runtime *rt, uint64_t *state)
     if (t == rt->deck->run.rounds && t > 0) {
         fl_log(rt->ctx, "finished  all %d rounds are done already", t);
         *state = state_digest(rt, t);
-        return report_files(rt);
+        FL_TRY(report_files(rt));
+        return report_adapter(rt); /* the job may have died after its last checkpoint */
     }
     FL_TRY(rounds(rt, t));
     if (rt->deck->run.rounds == 0) {
@@ -175,6 +173,8 @@ fl_err fl_federation(fl_ctx *ctx, const fl_deck *deck, const fl_options *options
     static fl_runtime runtime; /* zero; large arrays inside */
     fl_runtime *rt = &runtime;
     fl_err err = fl_agree(ctx, setup_runtime(ctx, deck, options, rt));
+
+    rt->deadline = deadline_of(options);
 
     if (err == FL_OK) {
         report_start(rt);

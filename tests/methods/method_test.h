@@ -72,7 +72,8 @@ static inline fl_err bed_save_model(const char *dir)
 
 static inline int bed_folder(void **state)
 {
-    const char *tmp = getenv("TMPDIR");
+    /* in memory if possible: a run waits for the disk many times */
+    const char *tmp = getenv("TMPDIR") != NULL ? getenv("TMPDIR") : access("/dev/shm", W_OK) == 0 ? "/dev/shm" : P_tmpdir;
     int ok = 1;
 
     (void)state;
@@ -80,7 +81,7 @@ static inline int bed_folder(void **state)
     if (test_ctx->rank == 0) {
         char model[256];
 
-        snprintf(bed_dir, sizeof bed_dir, "%s/fedlora-method-XXXXXX", tmp != NULL ? tmp : P_tmpdir);
+        snprintf(bed_dir, sizeof bed_dir, "%s/fedlora-method-XXXXXX", tmp);
         ok = mkdtemp(bed_dir) != NULL;
         snprintf(model, sizeof model, "%s/model", bed_dir);
         ok = ok && fl_make_dirs(model) == FL_OK && bed_save_model(model) == FL_OK;
@@ -158,53 +159,6 @@ static inline void bed_run(bed *b, int rounds)
         fl_metrics_row(&b->rt->metrics);
         bed_ok(round_run(b->rt, t));
     }
-}
-
-/* `fedlora run` into bed_dir/name; its state digest */
-static inline uint64_t bed_federation(fl_ctx *ctx, const char *name, const char *const *sets)
-{
-    char out[300];
-    fl_deck *deck = bed_deck(sets);
-    uint64_t state = 0;
-
-    snprintf(out, sizeof out, "%s/%s", bed_dir, name);
-    bed_ok(fl_agree(ctx, ctx->rank == 0 ? fl_make_dirs(out) : FL_OK));
-    bed_ok(fl_federation(ctx, deck, &(fl_options){ .out = out, .resume = "none", .versions = "" }, &state));
-    fl_deck_destroy(&deck);
-    return state;
-}
-
-/* column of bed_dir/name/rounds.csv, the same on all ranks of test_ctx; returns the rows, round 0 first; empty cell: NaN */
-static inline int bed_column(const char *name, const char *column, int room, double *x)
-{
-    char path[300], *s = NULL, *line, *save = NULL;
-    size_t n = 0;
-    int at = -1, rows = 0;
-
-    snprintf(path, sizeof path, "%s/%s/rounds.csv", bed_dir, name);
-    bed_ok(fl_agree(test_ctx, test_ctx->rank == 0 ? fl_file_read(path, &s, &n) : FL_OK));
-    fl_bcast_text(test_ctx, &s, &n);
-    for (line = strtok_r(s, "\n", &save); line != NULL; line = strtok_r(NULL, "\n", &save)) {
-        char *cell = line, *comma;
-
-        for (int i = 0; cell != NULL; i++, cell = comma) {
-            comma = strchr(cell, ',');
-            if (comma != NULL) {
-                *comma++ = '\0';
-            }
-            if (at < 0 && strcmp(cell, column) == 0) {
-                at = i;
-                break;
-            }
-            if (at >= 0 && i == at) {
-                assert_true(rows < room);
-                x[rows++] = *cell != '\0' ? strtod(cell, NULL) : NAN;
-                break;
-            }
-        }
-    }
-    fl_free(s);
-    return rows;
 }
 
 /* ---- a round by hand: bed_begin, then change client[], then bed_end ---- */

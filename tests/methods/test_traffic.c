@@ -1,6 +1,6 @@
 /* test_traffic.c - what whole runs send, byte for byte, against the formulas that the methods
  * declare: columns up_bytes and down_bytes of rounds.csv. */
-#include "method_test.h"
+#include "method_run.h"
 
 enum { ROUNDS = 4, NCLIENTS = 7, COHORT = 3 };
 /* q v up down of two blocks of width 24 with 2 of 4 heads for keys and values and inner width 40 */
@@ -29,7 +29,8 @@ static const plan plans[] = {
 
 typedef struct history { /* of the federation, as an outsider would write it down */
     int seen[NCLIENTS];  /* round of the last download, 0 = never */
-    int changed[2];      /* round in which the server's A and B last changed, 0 = as the seed made them */
+    int changed[2]; /* round in which the server's A and B last changed, 0 = as the seed made them
+                     */
     double revision[ROUNDS + 1]; /* cost of the base's revision made in round t */
 } history;
 
@@ -69,8 +70,8 @@ static void book_round(
         int id = rt->cohort[i], r = rt->client_r[id];
 
         *down += down_bytes(p, h, id, r, t);
-        if (factors != 0 && !(fl_rng_uniform(rt->run.seed, FL_RNG_LOSS, id, t, 0) <
-                                b->deck->clients.lost)) {
+        if (factors != 0 &&
+            !(fl_rng_uniform(rt->run.seed, FL_RNG_LOSS, id, t, 0) < b->deck->clients.lost)) {
             *up += 4 * reals(factors, r);
             stack += 4 * reals(FL_LORA, r);
             first = *arrived == 0 ? 4 * reals(FL_LORA, r) : first;

@@ -16,7 +16,9 @@ make_base "$T/base"
 one_kill() {
     local out=$1 ranks=$2 pids milliseconds
     hit=0
-    milliseconds=$((RANDOM % span))
+    # mostly after the start-up
+    milliseconds=$((span / 3 + RANDOM % (span * 3 / 4)))
+    [ $((RANDOM % 5)) -gt 0 ] || milliseconds=$((RANDOM % span))
     started "$ranks" "$out" "$deck" "${args[@]}"
     sleep "$((milliseconds / 1000)).$(printf %03d $((milliseconds % 1000)))"
     mapfile -t pids < <(ranks_of "$job")
@@ -34,13 +36,12 @@ one_kill() {
 killed() {
     local method=$1 out=$T/$1 ref=$T/$1-ref ranks hits=0 codes="" began rounds=""
     deck=$T/$method.yaml
-    args=(--set run.rounds=8)
+    args=(--set run.rounds=12)
     small_deck "$deck" "$method" "$T/base"
     case $method in flora | flexlora | local_only) args+=(--set 'clients.r=[1,2,4]' --set 'clients.r_share=[0.4,0.3,0.3]') ;; esac
     began=$(date +%s%N)
     expect 0 "$method: the run that nobody kills" 2 "$ref" "$deck" "${args[@]}"
-    # moments spread over one and a quarter of its time, but never before the run can have begun to write
-    span=$((($(date +%s%N) - began) / 800000))
+    span=$((($(date +%s%N) - began) / 1000000))
     for ((i = 0; hits < kills && i < 4 * kills; i++)); do
         ranks=$((1 + (i + RANDOM % 3) % 4))
         one_kill "$out" "$ranks"
@@ -53,14 +54,14 @@ killed() {
         esac
     done
     total=$((total + hits))
-    echo "# $method: $hits kills hit; exit codes$codes; resumed at$rounds"
-    # shellcheck disable=SC2086
     case " $codes " in
     *" 124 "*) not_ok "$method: no rank hangs when another dies" "exit codes$codes" ;;
     *) ok "$method: no rank hangs when another dies" ;;
     esac
     check "$method: a kill hit before the end" test "$hits" -ge 1
     expect 0 "$method: resumed to the end" $((1 + RANDOM % 4)) "$out" "$deck" "${args[@]}"
+    rounds+=" $(sed -n 's/^resumed   round \([0-9]*\) .*/\1/p' "$out.log")"
+    echo "# $method: $hits kills hit; exit codes$codes; resumed at round$rounds"
     same "$method: the same state" "$(state_of "$out.log")" "$(state_of "$ref.log")"
     same "$method: the same rounds.csv" "$(rows "$out")" "$(rows "$ref")"
     same "$method: nothing unfinished is left" "$(find "$out" -name '*.tmp' | wc -l)" 0

@@ -83,6 +83,11 @@ expect 3 "fewer rounds than are done" 2 "$out" "$deck" --set run.rounds=3
 says "run.rounds is named" "$out.log" "beyond run.rounds: 3"
 expect 0 "none of these harmed the run" 1 "$out" "$deck"
 same "its state" "$(state_of "$out.log")" "$(state_of "$ref.log")"
+rm -rf "$out/adapter" "$out/base" "$out/rounds.csv"
+expect 0 "killed after its last checkpoint: the next start writes what is missing" 2 "$out" "$deck"
+check "its adapter is there" diff -r "$out/adapter" "$ref/adapter"
+check "its base is there" diff -r "$out/base" "$ref/base"
+check "its rounds are there" test -s "$out/rounds.csv"
 expect 0 "--resume FILE, an earlier checkpoint into a new folder" 3 "$T/again" "$deck" --resume "$ref/checkpoints/round-000003.h5"
 as_uninterrupted "--resume FILE" "$T/again"
 expect 4 "--resume with a file that is not there" 2 "$T/nowhere" "$deck" --resume "$T/nofile.h5"
@@ -104,7 +109,7 @@ expect 99 "--requeue-code" 2 "$T/requeue" "$deck" "${args[@]}" --maxh 0.00001 --
 # ---- signals ----
 # has_round OUT N: round N was reported
 has_round() {
-    grep -qE "^ +$2 " "$1.log"
+    grep -qsE "^ +$2 " "$1.log"
 }
 
 # interrupted NAME RANKS SENDER: a long run gets a signal after its first rounds; then a few rounds more, against a run that was never stopped
