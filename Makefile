@@ -12,9 +12,14 @@ PKG_CFLAGS = $(eval PKG_CFLAGS := $$(shell jobs/install/flags.sh cflags))$(PKG_C
 PKG_LIBS = $(eval PKG_LIBS := $$(shell jobs/install/flags.sh libs))$(PKG_LIBS)
 
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
-CFLAGS ?= $(OPT) -g -march=$(ARCH) -fno-math-errno -fno-trapping-math -ffp-contract=off
-ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -Iinclude $(WARN) $(CFLAGS) $(PKG_CFLAGS)
-LIBS = $(PKG_LIBS) -lrt -lm
+CFLAGS ?= $(OPT) -g -march=$(ARCH)
+# behind the user's CFLAGS: products and sums are rounded as written, by every compiler
+NUMERICS := -fno-math-errno -fno-trapping-math -ffp-contract=off
+ifneq (,$(filter -Ofast -ffast-math -funsafe-math-optimizations -fassociative-math,$(CFLAGS) $(OPT)))
+$(error fast-math reorders sums, and then the same run has other bits on another number of ranks; leave it out)
+endif
+ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -Iinclude $(WARN) $(CPPFLAGS) $(CFLAGS) $(NUMERICS) $(PKG_CFLAGS)
+LIBS = $(LDFLAGS) $(PKG_LIBS) -lrt -lm
 
 SRC := $(wildcard src/*/*.c)
 LIB_SRC := $(filter-out src/app/main.c,$(SRC))
@@ -26,7 +31,7 @@ TEST_BIN := $(TEST_SRC:%.c=$(B)/%)
 GRAD_SRC := $(wildcard tests/grad/test_*.c)
 GRAD_BIN := $(GRAD_SRC:%.c=$(B)/%)
 
-.PHONY: all help deps build quickstart check check-long check-style bench format install uninstall clean reference fuzz tests-build
+.PHONY: all help deps build quickstart check check-long check-style bench format man install uninstall dist clean reference fuzz tests-build
 all: $(B)/fedlora ## build the program (default)
 
 help: ## this list
@@ -43,8 +48,8 @@ $(B)/libfedlora.a: $(OBJ)
 $(B)/libfedlora-double.a: $(DOBJ)
 	@rm -f $@
 	ar rcs $@ $^
-# the revision that --version and used.yaml name
-$(B)/src/app/start.o: ALL_CFLAGS += -DFL_GIT='"$(shell git describe --always --dirty 2>/dev/null || echo unknown)"'
+# the revision that --version and used.yaml name; a tar file of make dist brings it, and git is asked about this tree only
+$(B)/src/app/start.o: ALL_CFLAGS += -DFL_GIT='"$(shell cat jobs/install/REVISION 2>/dev/null || { [ -e .git ] && git describe --always --dirty 2>/dev/null; } || echo unknown)"'
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
@@ -92,14 +97,18 @@ reference: all ## write inputs/REFERENCE.md and inputs/METHODS.md from the progr
 fuzz: ## build the fuzzers (clang, ASan, UBSan) and run each for FUZZ_SECONDS (default 60)
 	@B=$(B) tests/fuzz/run.sh
 
-install: all ## PREFIX= DESTDIR=
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/fedlora $(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 755 $(B)/fedlora $(DESTDIR)$(PREFIX)/bin/fedlora
-	cp -r inputs jobs analysis README.md LICENSE $(DESTDIR)$(PREFIX)/share/fedlora/
-	[ ! -f jobs/install/fedlora.1 ] || install -m 644 jobs/install/fedlora.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+man: all ## write the page fedlora(1) from the program and jobs/install/fedlora.1.in
+	jobs/install/man.sh $(B)/fedlora > $(B)/fedlora.1
+	mv $(B)/fedlora.1 jobs/install/fedlora.1
 
-uninstall: ## undo install
-	rm -rf $(DESTDIR)$(PREFIX)/bin/fedlora $(DESTDIR)$(PREFIX)/share/fedlora $(DESTDIR)$(PREFIX)/share/man/man1/fedlora.1
+install: all ## copy program, decks, job scripts, man page to PREFIX (/usr/local), below DESTDIR if given
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' B='$(B)' jobs/install/install.sh install
+
+uninstall: ## undo install, with the same PREFIX and DESTDIR
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' jobs/install/install.sh uninstall
+
+dist: ## fedlora-VERSION.tar.gz in the build folder
+	@B='$(B)' jobs/install/dist.sh
 
 clean: ## remove what was built
 	rm -rf $(B)

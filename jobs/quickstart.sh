@@ -1,13 +1,22 @@
 #!/usr/bin/env bash
 # quickstart.sh - from nothing to a finished federation: makes a small base model (once), runs inputs/quickstart.yaml on two
 # ranks (one on a machine with one core), shows the rounds. Run it again and it finds the finished run.
-# usage: [B=build] jobs/quickstart.sh          normally by: make quickstart
+# usage: [B=build] jobs/quickstart.sh          normally by: make quickstart; it works at the top of the tree
+#        PREFIX/share/fedlora/jobs/quickstart.sh   of an installed fedlora: it works in the current folder, models/ and runs/ are made there
+#   PRETRAIN_ARGUMENTS, RUN_ARGUMENTS   more arguments of fedlora pretrain and fedlora run, such as "--set run.rounds=2"
 set -eu
-cd "$(dirname "$0")/.."
+top=$(cd "$(dirname "$0")/.." && pwd)
 export LC_ALL=C
-B=${B:-build}
-case $B in /*) ;; *) B=$PWD/$B ;; esac
-fedlora=$B/fedlora
+if [ -f "$top/Makefile" ]; then
+    cd "$top"
+    B=${B:-build}
+    case $B in /*) ;; *) B=$PWD/$B ;; esac
+    fedlora=$B/fedlora
+    inputs=inputs
+else
+    fedlora=$(cd "$top/../../bin" && pwd)/fedlora
+    inputs=$top/inputs
+fi
 base=models/tiny
 out=runs/quickstart
 # a container's root may run mpirun; cores may be taken or few
@@ -22,15 +31,18 @@ fi
 if [ -f "$base/config.json" ] && [ -f "$base/model.safetensors" ]; then
     echo "== base model: $base is there"
 else
-    echo "== base model: fedlora pretrain inputs/pretrain-tiny.yaml"
-    mpirun -n "$ranks" "$fedlora" pretrain inputs/pretrain-tiny.yaml
+    echo "== base model: fedlora pretrain $inputs/pretrain-tiny.yaml"
+    # a list of arguments, split at blanks
+    # shellcheck disable=SC2086
+    mpirun -n "$ranks" "$fedlora" pretrain "$inputs/pretrain-tiny.yaml" ${PRETRAIN_ARGUMENTS:-}
 fi
 
 echo
-echo "== federation: mpirun -n $ranks fedlora run inputs/quickstart.yaml"
+echo "== federation: mpirun -n $ranks fedlora run $inputs/quickstart.yaml"
 finished=
 [ ! -f "$out/adapter/adapter_config.json" ] || finished=1
-mpirun -n "$ranks" "$fedlora" run inputs/quickstart.yaml --out "$out"
+# shellcheck disable=SC2086
+mpirun -n "$ranks" "$fedlora" run "$inputs/quickstart.yaml" --out "$out" ${RUN_ARGUMENTS:-}
 
 # a run just made has shown its rounds; one that was finished before has not
 if [ -n "$finished" ]; then
@@ -50,8 +62,8 @@ cat <<EOF
 == results in $out
    rounds.csv, metrics.h5    the table above and more
    adapter/                  the server's adapter, a PEFT folder
-   checkpoints/              resume with more rounds: fedlora run inputs/quickstart.yaml --set run.rounds=20
+   checkpoints/              resume with more rounds: fedlora run $inputs/quickstart.yaml --set run.rounds=20
    used.yaml, log.txt        the deck in force; what was printed
    the base model is in $base
-== next: inputs/README.md (decks), fedlora methods, fedlora explain cohort.size
+== next: $inputs/README.md (decks), fedlora methods, fedlora explain cohort.size
 EOF

@@ -71,18 +71,22 @@ expect() {
     fi
 }
 
-# refuse CODE NAME FRAGMENT ARGS...: `fedlora ARGS` on one rank and on three ends with that code and one sentence that has the fragment
+# refuse CODE NAME FRAGMENT ARGS...: `fedlora ARGS` on one rank and on three, at the same time, ends with that code and one sentence that has
+# the fragment; @ in ARGS stands for the number of ranks
 refuse() {
-    local want=$1 name=$2 fragment=$3 ranks code
+    local want=$1 name=$2 fragment=$3 ranks code log pid=()
     shift 3
     for ranks in 1 3; do
-        code=0
-        fedlora "$ranks" "$@" >"$T/refuse.log" 2>&1 || code=$?
-        if [ "$code" -eq "$want" ] && [ "$(grep -c '^fedlora: ' "$T/refuse.log")" -eq 1 ] &&
-            [ "$(grep -cF -- "$fragment" "$T/refuse.log")" -eq 1 ]; then
+        fedlora "$ranks" "${@//@/$ranks}" >"$T/refuse-$ranks.log" 2>&1 &
+        pid[ranks]=$!
+    done
+    for ranks in 1 3; do
+        log=$T/refuse-$ranks.log code=0
+        wait "${pid[ranks]}" || code=$?
+        if [ "$code" -eq "$want" ] && [ "$(grep -c '^fedlora: ' "$log")" -eq 1 ] && [ "$(grep -cF -- "$fragment" "$log")" -eq 1 ]; then
             ok "$name, $ranks rank(s)"
         else
-            not_ok "$name, $ranks rank(s)" "exit code $code, not $want, and once: $fragment"$'\n'"$(tail -n 20 "$T/refuse.log")"
+            not_ok "$name, $ranks rank(s)" "exit code $code, not $want, and once: $fragment"$'\n'"$(tail -n 20 "$log")"
         fi
     done
 }

@@ -75,6 +75,8 @@ typedef struct fl_ctx {
 } fl_ctx;
 /* Collective over comm, which is duplicated. Also sets the BLAS thread count's environment; see la.h. */
 fl_err fl_ctx_create(MPI_Comm comm, fl_ctx **ctx);
+/* Collective over ctx->world: ranks of equal colour (>= 0) get a context of their own, in the same order; quiet, without a log. */
+fl_err fl_ctx_split(fl_ctx *ctx, int colour, fl_ctx **part);
 void fl_ctx_destroy(fl_ctx **ctx); /* collective */
 
 /* Collective: the same error on every rank (that of the lowest failing rank; its sentences, prefixed "rank R: " when
@@ -93,6 +95,7 @@ void fl_free(void *x);                                     /* NULL is fine */
 char *fl_strdup(const char *s);
 size_t fl_memory_now(void), fl_memory_peak(void);          /* bytes through fl_alloc on this rank */
 size_t fl_memory_resident(void), fl_memory_pss(void);      /* bytes, VmHWM and Pss of this process from /proc; 0 = unknown */
+size_t fl_memory_private(void);                            /* bytes, RssAnon: what it holds now, without files and shared segments */
 
 /* ---- arena ---- round-life memory: taken piece by piece, given back at once; pieces never move */
 typedef struct fl_arena fl_arena;

@@ -66,7 +66,7 @@ typedef struct fl_deck_data {
 typedef struct fl_deck_partition { int kind; int clients; double alpha; int shards; int min_records; } fl_deck_partition;
     /* kind: iid dirichlet shards natural; clients 0 = as many as natural keys */
 typedef struct fl_deck_clients { fl_ints r; fl_reals r_share; double lost; } fl_deck_clients; /* lost: share of uploads that never arrive */
-typedef struct fl_deck_cohort { int size, sampling, weights; } fl_deck_cohort; /* sampling: uniform; weights: samples uniform */
+typedef struct fl_deck_cohort { int size, sampling, weights, shards; } fl_deck_cohort; /* sampling: uniform; weights: samples uniform */
 typedef struct fl_deck_train {
     int what;                /* lora full */
     int optimizer;           /* adamw sgd */

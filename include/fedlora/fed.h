@@ -162,7 +162,12 @@ typedef struct fl_options { /* of the command line */
     bool dry_run, progress; /* progress: a terminal */
     int requeue_code;
     const char *versions;   /* comment lines for used.yaml and checkpoints */
+    bool (*ask)(void *asker); /* on every rank after every round: true = stop, as by the file STOP; NULL = nobody is asked */
+    void *asker;
 } fl_options;
+/* The moment (fl_now) when the time is up: the earlier of maxh hours from now (0 = no limit) and the job's end as FEDLORA_END_TIME or
+ * SLURM_JOB_END_TIME tell it. INFINITY = no limit. */
+double fl_deadline(double maxh);
 /* Collective. The whole of `fedlora run`, from loading to the last line but `state`. *state: the digest. FL_ESTOP: stopped on purpose, checkpoint
  * written. deck: parsed, equal on all ranks. */
 fl_err fl_federation(fl_ctx *ctx, const fl_deck *deck, const fl_options *options, uint64_t *state);

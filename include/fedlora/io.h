@@ -56,6 +56,12 @@ typedef struct fl_array {       /* a replicated array of the server or the run *
     size_t n;
     void *x;                    /* write: borrowed; read: owned by the snapshot */
 } fl_array;
+typedef struct fl_checkpoint_how { /* zero = the defaults; none of it changes a byte of the file */
+    int writers;                /* ranks that write the large data sets, the others send them theirs; 0 = all */
+    int stripe_count, stripe_size; /* hints to MPI-IO for new files (striping_factor, striping_unit); 0 = the file system's own */
+    bool independent;           /* MPI-IO's independent writes instead of collective ones (measured by bench) */
+    size_t slab;                /* most bytes per rank and call, 0 = 256 MiB; tests make it small */
+} fl_checkpoint_how;
 typedef struct fl_snapshot {
     int round, rounds;          /* rounds done; planned */
     uint64_t state;             /* the state digest */
@@ -68,12 +74,22 @@ typedef struct fl_snapshot {
     int nclients;
     fl_store *store;            /* per-client blobs: written from it; read into it (created by the caller) */
     size_t nbase;               /* elements of the base saved dense, 0 = as loaded */
-    fl_real *base;              /* the shared segment of the node; node 0's ranks write slabs, every node's leader reads */
+    fl_real *base;              /* the shared segment of the node, equal on all nodes; every writer writes its slabs, every node's leader reads */
+    fl_checkpoint_how how;      /* write only */
 } fl_snapshot;
 /* Collective. Parallel HDF5, one file: PATH.tmp, collective contiguous writes in slabs of at most 256 MiB per rank, the number of calls agreed by MAX,
  * every return code agreed; after H5Fclose writers open and fsync, barrier, rank 0 renames, fsyncs the directory. Every dataset carries
  * description, unit, axes and xxh3 (hash of its bytes; client data: sum of hash(blob, seed id)). *bytes: file size. */
 fl_err fl_checkpoint_write(fl_ctx *ctx, const char *path, const fl_snapshot *s, double *bytes);
+/* The same file, byte for byte, while the run goes on. Collective. Everything is copied to rank 0, which makes the file with its small contents; a thread
+ * of rank 0 then writes the large data sets (POSIX only: no MPI, no HDF5, no memory), seals, fsyncs and renames. *s may change as soon as this
+ * returns. how.writers is without meaning. FL_EFILE: nothing runs. Memory on rank 0: the arrays, client state and base, once more. */
+typedef struct fl_checkpoint_job fl_checkpoint_job;
+fl_err fl_checkpoint_begin(fl_ctx *ctx, const char *path, const fl_snapshot *s, fl_checkpoint_job **job);
+bool fl_checkpoint_done(fl_ctx *ctx, const fl_checkpoint_job *job); /* collective: end would not wait */
+/* Collective: waits, agrees on the result, frees. seconds: from begin until the file had its name. FL_EFILE: no file of that name came, nor PATH.tmp stays. */
+fl_err fl_checkpoint_end(fl_ctx *ctx, fl_checkpoint_job **job, double *bytes, double *seconds);
+fl_err fl_checkpoint_join(fl_checkpoint_job **job); /* local, for ways out on which ranks no longer agree; NULL is fine; the error is rank 0's alone */
 /* Collective. Verifies every hash; FL_EFILE with the reason when anything is wrong (then *s is freed). nbase > 0: into base (must fit). */
 fl_err fl_checkpoint_read(fl_ctx *ctx, const char *path, fl_store *store, size_t nbase, fl_real *base, fl_snapshot *s);
 /* Local (serial HDF5 access through the same library): header only, for choosing: deck, round, state, base_revision, nclients; FL_EFILE if unreadable. */
@@ -100,6 +116,7 @@ fl_err fl_metrics_h5(const fl_metrics *m, const char *path, int nclients_rows, i
     const double *client_x /* per-client curves [rows][columns]: round, client, loss, ...; NULL = none */);
 const char *fl_hdf5_name(void); /* "HDF5 1.10.8" */
 
-/* ---- bench ---- Collective. Adds two lines to t: a checkpoint of 200 MB into dir by all ranks; write() and fsync() of as many bytes by one. */
+/* ---- bench ---- Collective. Adds lines to t: a checkpoint of 200 MB of client state into dir by 1, 2, 4 .. all ranks, collectively and independently, and in
+ * the background, each with its ratio to write() and fsync() of as many bytes by one process in the same minute. */
 fl_err fl_bench_checkpoint(fl_ctx *ctx, const char *dir, fl_text *t);
 #endif

@@ -12,6 +12,16 @@ static const app_command commands[] = {
         "[--dry-run]",
         "a federation, under mpirun or not", 1, 1, app_run,
         "--set --out --resume --maxh --dry-run --requeue-code"},
+    {"scale",
+        "DECK --out DIR [--ranks 1,2,4,..] [--mode strong|weak] [--repeat N] [--maxh HOURS] "
+        "[--set section.key=value]...",
+        "one federation on 1, 2, 4, .. P of the job's ranks: DIR/scaling.csv", 1, 1, app_scale,
+        "--set --out --ranks --mode --repeat --maxh --requeue-code"},
+    {"sweep",
+        "DECK --over section.key=a,b,c [--over section.key=1..5]... [--set section.key=value]... "
+        "[--out DIR] [--groups N] [--resume auto|none] [--maxh HOURS] [--dry-run]",
+        "every combination of the values of --over as a run, many at a time in one job", 1, 1,
+        app_sweep, "--over --set --out --groups --resume --maxh --dry-run --requeue-code"},
     {"pretrain", "DECK [--set section.key=value]... [--out DIR]",
         "full-weight training of a base model; writes a Hugging Face folder", 1, 1, app_pretrain,
         "--set --out"},
@@ -43,31 +53,52 @@ const app_command *app_commands(int *n)
     return commands;
 }
 
-/* ---- options ---- */
-typedef enum option_type { OPT_TEXT, OPT_NUMBER, OPT_INT, OPT_FLAG, OPT_SET } option_type;
-static const struct {
-    const char *name, *other;
-    option_type type;
-    size_t at;
-} options[] = {
-    {"--set", "-s", OPT_SET, 0},
-    {"--out", "-o", OPT_TEXT, offsetof(app_args, out)},
-    {"--resume", "", OPT_TEXT, offsetof(app_args, resume)},
-    {"--model", "", OPT_TEXT, offsetof(app_args, model)},
-    {"--data", "", OPT_TEXT, offsetof(app_args, data)},
-    {"--adapter", "", OPT_TEXT, offsetof(app_args, adapter)},
-    {"--split", "", OPT_TEXT, offsetof(app_args, split)},
-    {"--method", "", OPT_TEXT, offsetof(app_args, method)},
-    {"--maxh", "", OPT_NUMBER, offsetof(app_args, maxh)},
-    {"--requeue-code", "", OPT_INT, offsetof(app_args, requeue_code)},
-    {"--client", "", OPT_INT, offsetof(app_args, client)},
-    {"--dry-run", "", OPT_FLAG, offsetof(app_args, dry_run)},
-    {"--merged", "", OPT_FLAG, offsetof(app_args, merged)},
-    {"--reference", "", OPT_FLAG, offsetof(app_args, reference)},
-    {"--help", "-h", OPT_FLAG, offsetof(app_args, help)},
+/* ---- options ---- the words after an option are completed by its value: "a|b|c" as they are,
+ * capitals are what the user names */
+static const app_option options[] = {
+    {"--set", "-s", OPT_SET, 0, "section.key=value",
+        "changes a key of the deck; any number of times"},
+    {"--over", "", OPT_OVER, 0, "section.key=VALUES",
+        "a,b,c or 1..5 or 1..9..2; one run for each combination"},
+    {"--groups", "", OPT_INT, offsetof(app_args, groups), "N",
+        "runs at a time; the ranks are divided among them (0 = as many as there are runs or ranks)"},
+    {"--out", "-o", OPT_TEXT, offsetof(app_args, out), "DIR", "folder for what is written"},
+    {"--resume", "", OPT_TEXT, offsetof(app_args, resume), "auto|none|FILE",
+        "go on from the newest valid checkpoint (auto), start anew, or go on from FILE"},
+    {"--model", "", OPT_TEXT, offsetof(app_args, model), "HFDIR",
+        "a Hugging Face folder: config.json and safetensors"},
+    {"--data", "", OPT_TEXT, offsetof(app_args, data), "FILE", "a data set, or text, csv, jsonl"},
+    {"--adapter", "", OPT_TEXT, offsetof(app_args, adapter), "PEFTDIR", "an adapter folder (PEFT)"},
+    {"--split", "", OPT_TEXT, offsetof(app_args, split), "train|validation|test",
+        "the part of the data set"},
+    {"--method", "", OPT_TEXT, offsetof(app_args, method), "NAME",
+        "a method; fedlora methods lists them"},
+    {"--maxh", "", OPT_NUMBER, offsetof(app_args, maxh), "HOURS",
+        "stop with a checkpoint and exit code 75 before so many hours are over"},
+    {"--requeue-code", "", OPT_INT, offsetof(app_args, requeue_code), "N",
+        "exit code in place of 75"},
+    {"--client", "", OPT_INT, offsetof(app_args, client), "ID", "this client, not the server"},
+    {"--dry-run", "", OPT_FLAG, offsetof(app_args, dry_run), "",
+        "check deck, model and data, print what would run, and end"},
+    {"--merged", "", OPT_FLAG, offsetof(app_args, merged), "",
+        "the base with the adapter added to its weights"},
+    {"--reference", "", OPT_FLAG, offsetof(app_args, reference), "",
+        "the reference page in Markdown"},
+    {"--ranks", "", OPT_TEXT, offsetof(app_args, ranks), "1,2,4",
+        "numbers of ranks of the series (default: powers of two and all of the job's)"},
+    {"--mode", "", OPT_TEXT, offsetof(app_args, mode), "strong|weak",
+        "the same deck everywhere, or clients in proportion to the ranks"},
+    {"--repeat", "", OPT_INT, offsetof(app_args, repeat), "N", "runs of every number of ranks"},
+    {"--help", "-h", OPT_FLAG, offsetof(app_args, help), "", "this text"},
 };
 
-static bool takes(const app_command *command, const char *name)
+const app_option *app_options(int *n)
+{
+    *n = (int)FL_COUNT(options);
+    return options;
+}
+
+bool app_takes(const app_command *command, const char *name)
 {
     const char *at = strstr(command->options, name);
     size_t n = strlen(name);
@@ -97,6 +128,12 @@ static fl_err store_value(app_args *args, int i, const char *value)
         }
         args->set[args->nsets++] = value;
         return FL_OK;
+    case OPT_OVER:
+        if (args->novers == MAX_OVERS) {
+            return fl_fail(FL_EUSAGE, "more than %d --over", MAX_OVERS);
+        }
+        args->over[args->novers++] = value;
+        return FL_OK;
     case OPT_TEXT:
         memcpy(member, &value, sizeof value);
         return FL_OK;
@@ -122,9 +159,21 @@ static fl_err store_value(app_args *args, int i, const char *value)
     }
 }
 
+static fl_err unknown_option(const app_command *command, const char *word)
+{
+    const char *near = "--help";
+
+    for (size_t i = 0; i < FL_COUNT(options); i++) {
+        if (app_takes(command, options[i].name) && fl_edit_distance(word, options[i].name) < fl_edit_distance(word, near)) {
+            near = options[i].name;
+        }
+    }
+    return fl_fail(FL_EUSAGE, "%s: unknown option '%s'; did you mean %s? (fedlora %s --help lists them)", command->name, word, near, command->name);
+}
+
 fl_err app_parse(int argc, char **argv, const app_command *command, app_args *args)
 {
-    *args = (app_args){.resume = "auto", .split = "test", .client = -1, .requeue_code = 75};
+    *args = (app_args){.resume = "auto", .split = "test", .client = -1, .requeue_code = 75, .mode = "strong", .repeat = 1};
     for (int i = 0; i < argc; i++) {
         int k = argv[i][0] == '-' && argv[i][1] != '\0' ? find_option(argv[i]) : -1;
 
@@ -133,9 +182,8 @@ fl_err app_parse(int argc, char **argv, const app_command *command, app_args *ar
                 return fl_fail(FL_EUSAGE, "%s: more than %d arguments", command->name, MAX_WORDS);
             }
             args->word[args->nwords++] = argv[i];
-        } else if (k < 0 || !takes(command, options[k].name)) {
-            return fl_fail(FL_EUSAGE, "%s: unknown option '%s'; usage: fedlora %s %s",
-                command->name, argv[i], command->name, command->usage);
+        } else if (k < 0 || !app_takes(command, options[k].name)) {
+            return unknown_option(command, argv[i]);
         } else if (options[k].type == OPT_FLAG) {
             *((bool *)((char *)args + options[k].at)) = true;
         } else if (i + 1 == argc) {
@@ -150,10 +198,25 @@ fl_err app_parse(int argc, char **argv, const app_command *command, app_args *ar
     return FL_OK;
 }
 
+static void help_option(const app_option *o, fl_text *t)
+{
+    fl_text left = {0};
+
+    fl_text_add(&left, "%s%s%s%s%s", o->other, *o->other ? ", " : "", o->name, *o->value ? " " : "",
+        o->value);
+    fl_text_add(t, "  %-28s %s\n", left.s, o->help);
+    fl_text_free(&left);
+}
+
 void app_help(const app_command *command, fl_text *t)
 {
     if (command != NULL) {
-        fl_text_add(t, "fedlora %s %s\n\n%s\n", command->name, command->usage, command->help);
+        fl_text_add(t, "fedlora %s %s\n\n%s\n\n", command->name, command->usage, command->help);
+        for (size_t i = 0; i < FL_COUNT(options); i++) {
+            if (app_takes(command, options[i].name)) {
+                help_option(&options[i], t);
+            }
+        }
         return;
     }
     fl_text_add(t,

@@ -4,30 +4,46 @@
 #include <string.h>
 #include <unistd.h>
 
-static fl_err open_log(fl_ctx *ctx, const char *out)
+fl_err app_open_log(fl_ctx *ctx, const char *out)
 {
     fl_text path = {0};
+    fl_err err = FL_OK;
 
     if (ctx->rank == 0) {
         fl_text_add(&path, "%s/log.txt", out);
         ctx->log = fopen(path.s, "a");
         if (ctx->log == NULL) {
-            fl_err err = fl_fail(FL_EFILE, "%s: cannot be written", path.s);
-
-            fl_text_free(&path);
-            return err;
+            err = fl_fail(FL_EFILE, "%s: cannot be written", path.s);
+        } else {
+            setvbuf(ctx->log, NULL, _IOLBF, 0);
         }
-        setvbuf(ctx->log, NULL, _IOLBF, 0);
     }
     fl_text_free(&path);
-    return FL_OK;
+    return fl_agree(ctx, err);
+}
+
+fl_err app_federation(fl_ctx *ctx, const fl_deck *deck, fl_options *o, uint64_t *state)
+{
+    char *versions = app_versions(ctx);
+    fl_err err = o->dry_run ? FL_OK : app_open_log(ctx, o->out);
+
+    o->versions = versions;
+    if (err == FL_OK) {
+        app_catch_signals();
+        err = fl_agree(ctx, fl_federation(ctx, deck, o, state));
+    }
+    if (err == FL_OK && !o->dry_run) {
+        fl_log(ctx, "state %016llx", (unsigned long long)*state);
+    }
+    o->versions = NULL;
+    fl_free(versions);
+    return err;
 }
 
 fl_err app_run(fl_ctx *ctx, const app_args *args)
 {
     fl_deck *deck = NULL;
     uint64_t state = 0;
-    char *versions;
 
     FL_TRY(app_deck(ctx, args->word[0], args, &deck));
     fl_err err = app_check_ranks(ctx, deck);
@@ -40,19 +56,10 @@ fl_err app_run(fl_ctx *ctx, const app_args *args)
 
     if (err == FL_OK && !args->dry_run) {
         err = app_lock(ctx, o.out);
-        if (err == FL_OK) {
-            err = fl_agree(ctx, open_log(ctx, o.out));
-        }
     }
-    o.versions = versions = app_versions(ctx);
     if (err == FL_OK) {
-        app_catch_signals();
-        err = fl_federation(ctx, deck, &o, &state);
+        err = app_federation(ctx, deck, &o, &state);
     }
-    if (err == FL_OK && !args->dry_run) {
-        fl_log(ctx, "state %016llx", (unsigned long long)state);
-    }
-    fl_free(versions);
     fl_deck_destroy(&deck);
     return err;
 }

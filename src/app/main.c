@@ -101,9 +101,23 @@ static void print_errors(fl_ctx *ctx, fl_err err)
     fl_free(text);
 }
 
+static int complete(int argc, char **argv)
+{
+    fl_text t = {0};
+
+    app_complete(argc - 2, argv + 2, &t);
+    fputs(t.s != NULL ? t.s : "", stdout);
+    fl_text_free(&t);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     fl_ctx *ctx = NULL;
+
+    if (argc > 1 && strcmp(argv[1], "--complete") == 0) {
+        return complete(argc, argv);
+    }
 
     MPI_Init(&argc, &argv);
     fl_err err = fl_ctx_create(MPI_COMM_WORLD, &ctx);

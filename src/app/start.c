@@ -13,18 +13,23 @@
 #define FL_GIT "unknown"
 #endif
 
+fl_err app_deck_text(fl_ctx *ctx, const char *path, char **text, size_t *n)
+{
+    *text = NULL;
+    *n = 0;
+    FL_TRY_ALL(ctx, ctx->rank == 0 ? fl_file_read(path, text, n) : FL_OK);
+    return fl_bcast_text(ctx, text, n);
+}
+
 fl_err app_deck(fl_ctx *ctx, const char *path, const app_args *args, fl_deck **deck)
 {
     char *text = NULL;
     size_t n = 0;
     int nextra;
     const fl_section *extra = fl_method_sections(&nextra);
-    fl_err err = ctx->rank == 0 && path != NULL ? fl_file_read(path, &text, &n) : FL_OK;
+    fl_err err = path != NULL ? app_deck_text(ctx, path, &text, &n) : FL_OK;
 
-    FL_TRY_ALL(ctx, err);
-    if (path != NULL) {
-        FL_TRY(fl_bcast_text(ctx, &text, &n));
-    }
+    FL_TRY(err);
     err = fl_deck_parse(text, n, path, args->nsets, args->set, extra, nextra, deck);
     fl_free(text);
     FL_TRY_ALL(ctx, err);
@@ -98,9 +103,9 @@ fl_err app_check_ranks(fl_ctx *ctx, const fl_deck *deck)
     return FL_OK;
 }
 
-/* held until rank 0 ends: the descriptor stays open. fcntl works over NFS and is released when its
+/* held as long as the descriptor stays open. fcntl works over NFS and is released when its
  * owner dies. */
-static fl_err lock_folder(const char *out)
+static fl_err lock_folder(const char *out, int *lock_fd)
 {
     char path[4096];
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
@@ -122,12 +127,64 @@ static fl_err lock_folder(const char *out)
         }
         nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
     }
+    *lock_fd = fd;
     return FL_OK;
+}
+
+/* Every host must see the folder of rank 0: a folder local to each host is found out here, not by
+ * the checkpoint that needs all of them. The file is new, so that no NFS client remembers that it
+ * was not there; one that is slow gets 10 s. */
+static fl_err folder_is_common(fl_ctx *ctx, const char *out)
+{
+    char name[64] = "";
+    fl_text path = {0};
+    fl_err err = FL_OK;
+
+    if (ctx->rank == 0) {
+        snprintf(name, sizeof name, ".seen-%lld-%ld", (long long)time(NULL), (long)getpid());
+    }
+    fl_bcast(ctx, 0, name, sizeof name);
+    fl_text_add(&path, "%s/%s", out, name);
+    if (ctx->rank == 0) {
+        int fd = open(path.s, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+
+        if (fd < 0 || close(fd) != 0) {
+            err = fl_fail(FL_EFILE, "%s: %s", path.s, strerror(errno));
+        }
+    }
+    err = fl_agree(ctx, err);
+    if (err == FL_OK) {
+        bool seen = ctx->node_rank != 0 || access(path.s, F_OK) == 0;
+
+        for (int i = 0; i < 100 && !seen; i++) {
+            nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+            seen = access(path.s, F_OK) == 0;
+        }
+        err = fl_agree(ctx, seen ? FL_OK
+                                 : fl_fail(FL_EFILE,
+                                       "%s: this host does not see what rank 0 writes there; "
+                                       "choose a folder on a file system of all hosts with --out",
+                                       out));
+    }
+    if (ctx->rank == 0) {
+        unlink(path.s);
+    }
+    fl_text_free(&path);
+    return err;
+}
+
+fl_err app_lock_while(fl_ctx *ctx, const char *out, int *lock)
+{
+    *lock = -1;
+    FL_TRY_ALL(ctx, ctx->rank == 0 ? lock_folder(out, lock) : FL_OK);
+    return ctx->nnodes > 1 ? folder_is_common(ctx, out) : FL_OK;
 }
 
 fl_err app_lock(fl_ctx *ctx, const char *out)
 {
-    return fl_agree(ctx, ctx->rank == 0 ? lock_folder(out) : FL_OK);
+    int lock; /* never closed */
+
+    return app_lock_while(ctx, out, &lock);
 }
 
 static void on_signal(int number)

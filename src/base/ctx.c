@@ -38,6 +38,18 @@ fl_err fl_ctx_create(MPI_Comm comm, fl_ctx **ctx)
     return FL_OK;
 }
 
+fl_err fl_ctx_split(fl_ctx *ctx, int colour, fl_ctx **part)
+{
+    MPI_Comm comm;
+
+    MPI_Comm_split(ctx->world, colour, ctx->rank, &comm);
+    fl_err err = fl_ctx_create(comm, part);
+
+    MPI_Comm_free(&comm);
+    (*part)->quiet = true;
+    return err;
+}
+
 void fl_ctx_destroy(fl_ctx **ctx)
 {
     fl_ctx *c = *ctx;

@@ -117,14 +117,15 @@ void fl_bug(const char *file, int line, const char *what)
     exit(fl_exit_code(FL_EBUG));
 }
 
-/* every line of text with "rank R: " before it */
-static char *error_prefixed(const char *text, int rank)
+/* every line of text with "rank R: " before it; host: "" or the name to say after the rank */
+static char *error_prefixed(const char *text, int rank, const char *host)
 {
     fl_text t = {0};
 
     for (const char *line = text; *line != '\0';) {
         size_t n = strcspn(line, "\n");
-        fl_text_add(&t, "%srank %d: ", t.n > 0 ? "\n" : "", rank);
+        fl_text_add(&t, "%srank %d%s%s: ", t.n > 0 ? "\n" : "", rank, *host != '\0' ? " on " : "",
+            host);
         fl_text_bytes(&t, line, n);
         line += n + (line[n] == '\n');
     }
@@ -144,10 +145,16 @@ static fl_err error_spread(fl_ctx *ctx, fl_err err, int from)
         memcpy(text, mine, (size_t)head[1]);
     }
     MPI_Bcast(text, (int)head[1], MPI_CHAR, from, ctx->world);
+    char host[MPI_MAX_PROCESSOR_NAME] = "";
+    if (ctx->nnodes > 1) { /* "no room in /dev/shm" helps only with the name of the host */
+        int n;
+        MPI_Get_processor_name(host, &n);
+        MPI_Bcast(host, sizeof host, MPI_CHAR, from, ctx->world);
+    }
     int same = err != FL_OK && strcmp(text, mine) == 0;
     MPI_Allreduce(MPI_IN_PLACE, &same, 1, MPI_INT, MPI_LAND, ctx->world);
     if (!same && *text != '\0') {
-        char *prefixed = error_prefixed(text, from);
+        char *prefixed = error_prefixed(text, from, host);
         fl_free(text);
         text = prefixed;
     }

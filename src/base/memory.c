@@ -162,6 +162,11 @@ size_t fl_memory_resident(void)
     return memory_proc("/proc/self/status", "VmHWM:");
 }
 
+size_t fl_memory_private(void)
+{
+    return memory_proc("/proc/self/status", "RssAnon:");
+}
+
 size_t fl_memory_pss(void)
 {
     return memory_proc("/proc/self/smaps_rollup", "Pss:");

@@ -1,6 +1,8 @@
-/* stop.c - stopping on purpose: a signal to any one rank is known to all soon after. The ranks of the program are a binary tree; who
- * learns of a higher level sends an empty message along its edges, and everybody probes at each step (an MPI_Iprobe costs well below a
- * microsecond). Levels: 1 = finish the round, write a checkpoint, leave; 2 = leave at the next step, the last checkpoint stands. */
+/* stop.c - stopping on purpose: a signal to any one rank is known to all soon after. The ranks of
+ * the program are a binary tree; who learns of a higher level sends an empty message along its
+ * edges, and everybody probes at each step (an MPI_Iprobe costs well below a microsecond). Levels:
+ * 1 = finish the round, write a checkpoint, leave; 2 = leave at the next step, the last checkpoint
+ * stands. */
 #include "fedlora/comm.h"
 
 enum { EDGES = 3, LEVELS = 2 };
@@ -83,8 +85,8 @@ void fl_stop_close(void)
     for (int e = 0; e < stop.nedges; e++) {
         int theirs = 0;
 
-        MPI_Sendrecv(&stop.sent[e], 1, MPI_INT, stop.edge[e], LEVELS + 1, &theirs, 1, MPI_INT, stop.edge[e], LEVELS + 1,
-            stop.comm, MPI_STATUS_IGNORE);
+        MPI_Sendrecv(&stop.sent[e], 1, MPI_INT, stop.edge[e], LEVELS + 1, &theirs, 1, MPI_INT,
+            stop.edge[e], LEVELS + 1, stop.comm, MPI_STATUS_IGNORE);
         while (stop.got[e] < theirs) {
             MPI_Recv(NULL, 0, MPI_BYTE, stop.edge[e], MPI_ANY_TAG, stop.comm, MPI_STATUS_IGNORE);
             stop.got[e]++;

@@ -96,6 +96,8 @@ static const fl_field cohort_fields[] = {
         "uniform = all clients equally likely, without replacement"),
     FL_WORD(fl_deck_cohort, weights, "samples", "samples|uniform",
         "weight of a client's update: its training samples, or all alike"),
+    FL_INT(fl_deck_cohort, shards, "1", 1, 4096, "",
+        "parts of a local step's batch, added by the order-free sum; so many ranks can share a client"),
     FL_END,
 };
 static const fl_field train_fields[] = {

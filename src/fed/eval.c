@@ -113,7 +113,7 @@ static void eval_pooled(fl_runtime *rt, fl_split split, double out[4])
         }
     }
     fl_layout(nunits, cost, size, first);
-    for (int u = first[rt->ctx->rank]; u < first[rt->ctx->rank + 1]; u++) {
+    for (int u = first[rt->ctx->rank]; u < first[rt->ctx->rank + 1] && fl_stop_poll() < 2; u++) {
         eval_sum s =
             eval_samples(rt->work, &rt->batcher, &rt->data, w, &stack, rt->deck->model.max_length,
                 rt->base.model.vocab, FL_MIN(nb, nsamples - u * nb), list + (size_t)u * nb);
@@ -246,7 +246,7 @@ static fl_err eval_clients(fl_runtime *rt, fl_split split, double out[4])
     fl_layout(n, cost, size, first);
     FL_TRY_ALL(rt->ctx, fl_store_fetch(rt->store, n, id, first, blob, bytes));
     for (int i = first[rt->ctx->rank]; i < first[rt->ctx->rank + 1]; i++) {
-        if (err == FL_OK) {
+        if (err == FL_OK && fl_stop_poll() < 2) {
             err = eval_client(rt, id[i], blob[i], bytes[i], split, sums + 3 * i);
         }
         fl_free(blob[i]);
@@ -274,5 +274,9 @@ fl_err eval_round(fl_runtime *rt, fl_split split, bool clients, double out[4])
     }
     fl_arena_reset(rt->round, mark);
     fl_phase_end(rt->ctx, FL_PHASE_eval);
-    return err;
+    if (err == FL_OK && fl_stop_poll() >= 2) {
+        err = fl_fail(FL_ESTOP, "stopped while round %d was evaluated; the last checkpoint stands",
+            rt->run.round.t);
+    }
+    return fl_agree(rt->ctx, err);
 }

@@ -44,7 +44,7 @@ struct fl_msg {
 typedef struct fl_turn {
     fl_kept_list kept;
     double loss; /* sum over steps of the mean loss */
-    int64_t steps, tokens;
+    int64_t steps;
 } fl_turn;
 
 /* ---- what arrived ---- */
@@ -81,11 +81,17 @@ typedef struct fl_runtime {
     fl_arena *round, *turn; /* owned; the arena of fl_scratch is turn while a client's turn runs */
     fl_turn *now;           /* the client's turn that runs, NULL = none */
     fl_kept_list server;
-    int *client_r;     /* owned [nclients] */
-    double *cost;      /* owned [nclients] predicted cost of a turn */
-    int *cohort;       /* owned [ncohort] */
-    int *order;        /* owned [nclients] scratch of the draw */
-    int *first;        /* owned [size + 1] cohort positions by rank */
+    int *client_r; /* owned [nclients] */
+    double *cost;  /* owned [nclients] predicted cost of a turn */
+    int *cohort;   /* owned [ncohort] */
+    int *order;    /* owned [nclients] scratch of the draw */
+    int *first;    /* owned [size + 1] cohort positions by rank */
+    /* teams: with cohort.shards = T up to T ranks share the clients of one block; the first of a
+     * team is its leader, whose block is in first[]; the others' are empty, they work along */
+    fl_ctx *team; /* owned; the ranks of this team */
+    int nteams, iteam;
+    int *team_first;   /* owned [nteams + 1] cohort positions by team */
+    int *leader;       /* owned [nteams] rank of a team's leader */
     int *owner;        /* owned [nsites] rank of each site */
     int min_node_size; /* ranks on the smallest node */
     /* training */
@@ -117,10 +123,13 @@ typedef struct fl_runtime {
     fl_columns col;
     int ncurve, curve_room;
     double *curve;    /* owned [curve_room][CURVE_COLUMNS] per-client curves, replicated */
-    double deadline;                /* fl_now at which the time is up */
+    double deadline;  /* fl_now at which the time is up */
     double svd_worst; /* largest residual logged so far */
     double flops, train_tokens; /* this rank's local training */
     double longest_round, longest_checkpoint, checkpoint_bytes, started;
+    int noted, noted_first; /* rounds in by_round, the first of them */
+    double *by_round;       /* owned [rounds + 1][2] private memory (most), MPI bytes (mean) */
+    double mpi_bytes_before;
 } fl_runtime;
 /* one blob of bytes <-> list; adapters store kind and ranks by value. Unpack trusts nothing
  * (FL_EFILE). */
@@ -139,6 +148,10 @@ fl_err setup_runtime(
     fl_ctx *ctx, const fl_deck *deck, const fl_options *opt, fl_runtime *rt); /* collective */
 void setup_destroy(fl_runtime *rt);
 fl_err setup_fresh(fl_runtime *rt); /* collective: round 0's server state and metric columns */
+fl_err team_create(fl_runtime *rt); /* collective: teams of ranks for cohort.shards */
+void team_place(fl_runtime *rt, const double *cost); /* the cohort's blocks: first, team_first */
+void team_share_blob(fl_runtime *rt, void **blob, size_t *bytes); /* from the leader to its team */
+bool team_leads(const fl_runtime *rt);
 void setup_workspace(
     fl_runtime *rt, int batch); /* sized for the larger of train.batch and eval.batch */
 int setup_client_r(const fl_deck *deck, uint64_t seed, int id);
@@ -185,10 +198,10 @@ uint64_t state_digest(fl_runtime *rt, int t); /* collective */
 void report_start(fl_runtime *rt);
 void report_round(fl_runtime *rt, int t);
 void report_progress(fl_runtime *rt, int done,
-    int mine);                        /* clients of this round that rank 0 has done, of its own */
-fl_err report_files(fl_runtime *rt);  /* rounds.csv, metrics.h5 */
+    int mine);                         /* clients of this round that rank 0 has done, of its own */
+fl_err report_files(fl_runtime *rt);   /* rounds.csv, metrics.h5 */
 fl_err report_adapter(fl_runtime *rt); /* adapter/, base/ */
-fl_err report_finish(fl_runtime *rt); /* phase table, perf.json, adapter/ */
+fl_err report_finish(fl_runtime *rt);  /* phase table, perf.json, adapter/ */
 fl_err report_used(fl_runtime *rt);
 fl_err report_dry_run(fl_runtime *rt);
 #endif

@@ -23,7 +23,8 @@ typedef struct local {
     fl_pass pass;
     fl_adapter grad[FL_MAX_ADAPTERS];
     size_t at[FL_MAX_ADAPTERS]; /* offset of entry's gradient in g */
-    fl_real *g; /* turn arena [all]: gradients of all trained entries, contiguous for clipping */
+    size_t ng;                  /* elements of g */
+    fl_real *g; /* turn arena [ng]: gradients of all trained entries, contiguous for clipping */
     int nclip;
     fl_range *clip; /* turn arena: the ranges that train, in g */
     fl_real *own;   /* full training: private weights [space->n], else NULL */
@@ -123,6 +124,7 @@ static void local_begin(local *lo, fl_client *c)
         total += lo->job->train[j].factors == FL_NONE ? 0 : st->ad[j]->space->n;
         nslots += st->ad[j]->space->nslots;
     }
+    lo->ng = total;
     lo->g = fl_scratch(&rt->run, total, sizeof *lo->g);
     lo->clip = fl_scratch(&rt->run, (size_t)nslots, sizeof *lo->clip);
     lo->pass = (fl_pass){.w = rt->base.w,
@@ -169,17 +171,106 @@ static void local_end(local *lo)
     }
 }
 
-static double local_step(local *lo, int step, int nsteps, int *ntargets)
+/* one step's batch: its samples are in rt->picked */
+typedef struct batch_sum {
+    double loss; /* mean over the targets */
+    int targets;
+    bool stop; /* somebody of the team was told to stop at the next step */
+} batch_sum;
+
+static void account(local *lo, const fl_batch *b)
 {
     fl_runtime *rt = lo->rt;
-    const fl_deck_train *d = &rt->deck->train;
-    double factor = fl_schedule(d->schedule, d->warmup, step, nsteps), loss;
+
+    rt->train_tokens += b->ntokens;
+    rt->flops += fl_model_flops(&rt->base.model, lo->job->stack.ad[0]->space, b->ntokens,
+        (double)b->ntokens / b->nseq, true);
+}
+
+/* loss and gradient of the whole batch in one pass */
+static void gradient_whole(local *lo, int step, int npicked, batch_sum *sum)
+{
+    fl_runtime *rt = lo->rt;
 
     lo->pass.step = step + (lo->job->stream << 20);
-    loss = fl_nn_grad(rt->work, &lo->pass, &rt->batcher.batch, ntargets);
-    if (*ntargets == 0) {
-        return 0;
+    fl_batch_fill(&rt->batcher, &rt->data, npicked, rt->picked, rt->deck->model.max_length);
+    sum->loss = fl_nn_grad(rt->work, &lo->pass, &rt->batcher.batch, &sum->targets);
+    sum->stop = fl_stop_poll() >= 2;
+    account(lo, &rt->batcher.batch);
+}
+
+enum { SHARD_LOSS, SHARD_TARGETS, SHARD_ROW };
+
+/* shard s of the batch into the team's sum, weighted by its targets; a power of two keeps weights
+ * on the grid */
+static fl_err add_shard(local *lo, int step, int shard, int npicked, fl_sum *g, double *row)
+{
+    fl_runtime *rt = lo->rt;
+    int nshards = rt->deck->cohort.shards, targets;
+    int from = (int)((int64_t)npicked * shard / nshards),
+        to = (int)((int64_t)npicked * (shard + 1) / nshards);
+
+    if (from == to) {
+        return FL_OK;
     }
+    lo->pass.step =
+        step * nshards + shard + (lo->job->stream << 20); /* every shard drops out by itself */
+    fl_batch_fill(
+        &rt->batcher, &rt->data, to - from, rt->picked + from, rt->deck->model.max_length);
+    row[SHARD_LOSS] = fl_nn_grad(rt->work, &lo->pass, &rt->batcher.batch, &targets) * targets;
+    row[SHARD_TARGETS] = targets;
+    account(lo, &rt->batcher.batch);
+    if (targets == 0) {
+        return FL_OK;
+    }
+    return fl_sum_add(g, 0, lo->ng, lo->g, targets / 1048576.0);
+}
+
+/* loss and gradient of the batch as T parts, by whatever ranks the team has */
+static fl_err gradient_shards(local *lo, int step, int npicked, batch_sum *sum)
+{
+    fl_runtime *rt = lo->rt;
+    fl_ctx *team = rt->team;
+    int nshards = rt->deck->cohort.shards;
+    fl_mark mark = fl_arena_mark(rt->turn);
+    size_t nrows = SHARD_ROW * (size_t)nshards;
+    double *rows = fl_scratch(&rt->run, nrows + 1, sizeof *rows);
+    fl_sum *g = fl_sum_create(lo->ng, 0);
+    fl_err err = FL_OK;
+
+    for (int s = team->rank; s < nshards && err == FL_OK; s += team->size) {
+        err = add_shard(lo, step, s, npicked, g, rows + SHARD_ROW * s);
+    }
+    rows[nrows] = fl_stop_poll() >= 2;
+    err = fl_agree(team, err);
+    if (err == FL_OK) {
+        fl_fill_in(team, nrows + 1, rows);
+        err = fl_sum_reduce(team, g);
+    }
+    *sum = (batch_sum){.stop = rows[nrows] > 0};
+    for (int s = 0; s < nshards; s++) {
+        sum->loss += rows[SHARD_ROW * s + SHARD_LOSS];
+        sum->targets += (int)rows[SHARD_ROW * s + SHARD_TARGETS];
+    }
+    if (err == FL_OK && sum->targets > 0) {
+        double *y = fl_scratch(&rt->run, lo->ng, sizeof *y);
+
+        sum->loss /= sum->targets;
+        fl_sum_get(g, 0, lo->ng, y);
+        for (size_t i = 0; i < lo->ng; i++) {
+            lo->g[i] = (fl_real)(y[i] * 1048576.0 / sum->targets);
+        }
+    }
+    fl_sum_destroy(&g);
+    fl_arena_reset(rt->turn, mark);
+    return err;
+}
+
+static void local_update(local *lo, int step, int nsteps)
+{
+    const fl_deck_train *d = &lo->rt->deck->train;
+    double factor = fl_schedule(d->schedule, d->warmup, step, nsteps);
+
     fl_clip(d->clip, lo->nclip, lo->clip, lo->g);
     for (int i = 0; i < lo->ngroups; i++) {
         group *gr = &lo->groups[i];
@@ -188,7 +279,6 @@ static double local_step(local *lo, int step, int nsteps, int *ntargets)
         fl_optim_step(&gr->optim, d->lr * factor * gr->lr, gr->nranges, gr->range,
             lo->g + lo->at[gr->entry], x);
     }
-    return loss;
 }
 
 fl_err fl_train(fl_run *run, fl_client *c, fl_job *job)
@@ -200,7 +290,9 @@ fl_err fl_train(fl_run *run, fl_client *c, fl_job *job)
         rt->part.list[job->data.split] + rt->part.first[job->data.split][job->data.client];
     int batch = deck->train.batch, steps = job->steps;
     local lo = {.rt = rt, .job = job};
-    double worst = 0;
+    batch_sum sum = {0};
+    fl_err err = FL_OK;
+    bool finite = true;
 
     if (n == 0) {
         return FL_OK;
@@ -209,25 +301,27 @@ fl_err fl_train(fl_run *run, fl_client *c, fl_job *job)
         steps = job->epochs * fl_steps_per_epoch(n, batch);
     }
     local_begin(&lo, c);
-    for (int step = 0; step < steps && fl_stop_poll() < 2; step++) {
-        int targets, picked = fl_batch_pick(run->seed, job->data.client, run->round.t, job->stream,
-                         step, batch, n, list, rt->picked);
+    for (int step = 0; step < steps && !sum.stop && err == FL_OK; step++) {
+        int picked = fl_batch_pick(run->seed, job->data.client, run->round.t, job->stream, step,
+            batch, n, list, rt->picked);
 
-        fl_batch_fill(&rt->batcher, &rt->data, picked, rt->picked, deck->model.max_length);
-        double loss = local_step(&lo, step, steps, &targets), tokens = rt->batcher.batch.ntokens;
-
-        c->turn->loss += loss;
+        if (deck->cohort.shards > 1) {
+            err = gradient_shards(&lo, step, picked, &sum);
+        } else {
+            gradient_whole(&lo, step, picked, &sum);
+        }
+        if (err == FL_OK && sum.targets > 0) {
+            local_update(&lo, step, steps);
+        }
+        c->turn->loss += sum.loss;
         c->turn->steps++;
-        c->turn->tokens += (int64_t)tokens;
-        worst = isfinite(loss) ? worst : loss;
-        rt->train_tokens += tokens;
-        rt->flops +=
-            fl_model_flops(&rt->base.model, job->stack.ad[0]->space, tokens, tokens / picked, true);
+        finite = finite && isfinite(sum.loss);
     }
     local_end(&lo);
-    return isfinite(worst) ? FL_OK
-                           : fl_fail(FL_ENUM,
-                                 "round %d, client %d: the training loss is not finite; lower "
-                                 "train.lr, or set train.clip",
-                                 run->round.t, c->id);
+    FL_TRY(err);
+    return finite ? FL_OK
+                  : fl_fail(FL_ENUM,
+                        "round %d, client %d: the training loss is not finite; lower train.lr, or "
+                        "set train.clip",
+                        run->round.t, c->id);
 }

@@ -43,12 +43,42 @@ static const char *cell(double x, const char *format, char buffer[24])
     return buffer;
 }
 
+/* what a rank holds after the round (largest), and sent through MPI in it (mean): flat over rounds,
+ * or something grows */
+static void note_round(fl_runtime *rt, int t)
+{
+    double mine[2] = {(double)fl_memory_private(), fl_mpi_bytes(rt->ctx) - rt->mpi_bytes_before};
+    double *x;
+
+    if (rt->by_round == NULL) {
+        rt->by_round = fl_alloc("notes on rounds", (size_t)rt->deck->run.rounds + 1, 2 * sizeof *x);
+        rt->noted_first = t;
+    }
+    x = rt->by_round + 2 * (size_t)rt->noted++;
+    x[0] = fl_max(rt->ctx, mine[0]);
+    x[1] = fl_total(rt->ctx, mine[1]) / rt->ctx->size;
+    rt->mpi_bytes_before = fl_mpi_bytes(rt->ctx);
+}
+
+static json_t *by_round_json(const fl_runtime *rt)
+{
+    json_t *memory = json_array(), *bytes = json_array();
+
+    for (int i = 0; i < rt->noted; i++) {
+        json_array_append_new(memory, json_real(rt->by_round[2 * i]));
+        json_array_append_new(bytes, json_real(rt->by_round[2 * i + 1]));
+    }
+    return json_pack("{s:i, s:o, s:o}", "first_round", rt->noted_first, "private_memory_bytes",
+        memory, "mpi_bytes", bytes);
+}
+
 void report_round(fl_runtime *rt, int t)
 {
     const fl_metrics *m = &rt->metrics;
     const double *x = m->x + (size_t)(m->nrows - 1) * (size_t)m->ncolumns;
     char b[8][32], c[6][24];
 
+    note_round(rt, t);
     if (t == 0) {
         fl_log(rt->ctx, "%6s %9s %10s %10s %9s %9s %10s %10s %7s", "round", "seconds", "train",
             "eval", "accuracy", "discord.", "up", "down", "clients");
@@ -265,6 +295,8 @@ fl_err report_finish(fl_runtime *rt)
     json_object_set_new(perf, "traffic_bytes", traffic_table(rt));
     json_object_set_new(perf, "ranks", json_integer(rt->ctx->size));
     json_object_set_new(perf, "nodes", json_integer(rt->ctx->nnodes));
+    json_object_set_new(perf, "clients", json_integer(rt->run.nclients));
+    json_object_set_new(perf, "by_round", by_round_json(rt));
     json_object_set_new(perf, "wall_s", json_real(fl_now() - rt->started));
     json_object_set_new(perf, "train_gflops_per_rank", spread_json(gflops));
     json_object_set_new(perf, "gemm_limit_gflops_per_rank", spread_json(limit));

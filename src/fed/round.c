@@ -51,7 +51,34 @@ static void place_cohort(fl_runtime *rt)
     for (int i = 0; i < run->ncohort; i++) {
         cost[i] = rt->cost[run->cohort[i]];
     }
-    fl_layout(run->ncohort, cost, rt->ctx->size, rt->first);
+    team_place(rt, cost);
+}
+
+/* position i of the cohort by the whole team; what it left behind counts on the leader only */
+static fl_err one_turn(fl_runtime *rt, int i, void **blob, size_t *bytes)
+{
+    const fl_run *run = &rt->run;
+    bool lost = fl_rng_uniform(run->seed, FL_RNG_LOSS, run->cohort[i], run->round.t, 0) <
+                rt->deck->clients.lost;
+
+    report_progress(
+        rt, i - rt->first[rt->ctx->rank], rt->first[rt->ctx->rank + 1] - rt->first[rt->ctx->rank]);
+    team_share_blob(rt, blob, bytes);
+    fl_err err = turn_run(rt, i, lost, blob, bytes);
+
+    if (!team_leads(rt)) {
+        fl_free(*blob);
+        *blob = NULL;
+        *bytes = 0;
+        rt->sent[i] = NULL;
+        rt->turn_loss[i] = rt->turn_steps[i] = 0;
+        rt->ledger = (fl_ledger){0};
+    }
+    if (err == FL_OK && fl_stop_poll() >= 2) {
+        err = fl_fail(FL_ESTOP,
+            "stopped in round %d by a second signal; the last checkpoint stands", run->round.t);
+    }
+    return rt->team->size > 1 ? fl_agree(rt->team, err) : err;
 }
 
 static fl_err run_turns(fl_runtime *rt)
@@ -70,17 +97,9 @@ static fl_err run_turns(fl_runtime *rt)
     fl_phase_end(rt->ctx, FL_PHASE_exchange);
     FL_TRY_ALL(rt->ctx, err);
     fl_phase_begin(rt->ctx, FL_PHASE_train);
-    for (int i = rt->first[rt->ctx->rank]; i < rt->first[rt->ctx->rank + 1] && err == FL_OK; i++) {
-        bool lost = fl_rng_uniform(run->seed, FL_RNG_LOSS, run->cohort[i], run->round.t, 0) <
-                    rt->deck->clients.lost;
-
-        report_progress(rt, i - rt->first[rt->ctx->rank],
-            rt->first[rt->ctx->rank + 1] - rt->first[rt->ctx->rank]);
-        err = turn_run(rt, i, lost, &blob[i], &bytes[i]);
-        if (err == FL_OK && fl_stop_poll() >= 2) {
-            err = fl_fail(FL_ESTOP,
-                "stopped in round %d by a second signal; the last checkpoint stands", run->round.t);
-        }
+    for (int i = rt->team_first[rt->iteam]; i < rt->team_first[rt->iteam + 1] && err == FL_OK;
+         i++) {
+        err = one_turn(rt, i, &blob[i], &bytes[i]);
     }
     report_progress(rt, 0, 0);
     fl_phase_end(rt->ctx, FL_PHASE_train);

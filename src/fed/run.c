@@ -74,12 +74,13 @@ static fl_err one_round(fl_runtime *rt, int t)
     return FL_OK;
 }
 
-/* the moment (fl_now) when the time is up: the earlier of --maxh and the end of the job as its script or Slurm tells it (seconds since
- * 1970). Looked up once: a clock that jumps later does no harm. INFINITY = no limit */
-static double deadline_of(const fl_options *opt)
+/* the moment (fl_now) when the time is up: the earlier of --maxh and the end of the job as its
+ * script or Slurm tells it (seconds since 1970). Looked up once: a clock that jumps later does no
+ * harm. INFINITY = no limit */
+double fl_deadline(double maxh)
 {
     const char *text = getenv("FEDLORA_END_TIME");
-    double limit = opt->maxh > 0 ? fl_now() + opt->maxh * 3600 : INFINITY, end;
+    double limit = maxh > 0 ? fl_now() + maxh * 3600 : INFINITY, end;
 
     if (text == NULL) {
         text = getenv("SLURM_JOB_END_TIME");
@@ -93,11 +94,12 @@ static bool must_stop(fl_runtime *rt)
 {
     fl_text stop = {0};
     double why = 0;
+    bool asked = rt->opt->ask != NULL && rt->opt->ask(rt->opt->asker);
 
     fl_text_add(&stop, "%s/STOP", rt->opt->out);
     if (fl_stop_poll() > 0) {
         why = 3;
-    } else if (rt->ctx->rank == 0 && fl_path_exists(stop.s)) {
+    } else if (asked || (rt->ctx->rank == 0 && fl_path_exists(stop.s))) {
         why = 2;
     } else if (rt->deadline - fl_now() < 1.3 * (rt->longest_round + rt->longest_checkpoint) + 2) {
         why = 1;
@@ -168,13 +170,31 @@ static fl_err federation(fl_runtime *rt, uint64_t *state)
     return report_finish(rt);
 }
 
+/* said before the first round is trained, not after; the number of ranks is not the deck's to know
+ */
+static fl_err check_grid(const fl_ctx *ctx, const fl_deck *deck)
+{
+    const fl_ints *grid = &deck->svd.grid;
+
+    if (deck->svd.solver != FL_SVD_SCALAPACK || grid->n != 2 ||
+        (int64_t)grid->x[0] * grid->x[1] <= ctx->size) {
+        return FL_OK;
+    }
+    return fl_fail(FL_EDECK,
+        "svd.grid: [%d, %d] needs %lld ranks, this job has %d; start more ranks, or choose a "
+        "smaller grid (the results depend on it)",
+        grid->x[0], grid->x[1], (long long)grid->x[0] * grid->x[1], ctx->size);
+}
+
 fl_err fl_federation(fl_ctx *ctx, const fl_deck *deck, const fl_options *options, uint64_t *state)
 {
     static fl_runtime runtime; /* zero; large arrays inside */
     fl_runtime *rt = &runtime;
+
+    FL_TRY(check_grid(ctx, deck));
     fl_err err = fl_agree(ctx, setup_runtime(ctx, deck, options, rt));
 
-    rt->deadline = deadline_of(options);
+    rt->deadline = fl_deadline(options->maxh);
 
     if (err == FL_OK) {
         report_start(rt);

@@ -226,6 +226,7 @@ fl_err setup_runtime(fl_ctx *ctx, const fl_deck *deck, const fl_options *opt, fl
     place_sites(rt);
     setup_workspace(rt, deck->train.batch);
     rt->store = fl_store_create(ctx, rt->run.nclients);
+    FL_TRY(team_create(rt));
     check_state_replicated(rt);
     fl_phase_end(ctx, FL_PHASE_setup);
     return FL_OK;
@@ -275,13 +276,17 @@ void setup_destroy(fl_runtime *rt)
     if (rt->store != NULL) {
         fl_store_destroy(&rt->store);
     }
+    if (rt->team != NULL) {
+        fl_ctx_destroy(&rt->team);
+    }
     fl_partition_destroy(&rt->part);
     fl_dataset_destroy(&rt->data);
     fl_base_destroy(&rt->base);
     fl_spaces_destroy(&rt->spaces);
     fl_metrics_free(&rt->metrics);
-    void *owned[] = {rt->client_r, rt->cost, rt->order, rt->last_seen, rt->cohort, rt->first,
-        rt->owner, rt->slot_changed, rt->slot_hash, rt->revision_bytes, rt->curve};
+    void *owned[] = {rt->team_first, rt->leader, rt->client_r, rt->cost, rt->order, rt->last_seen,
+        rt->cohort, rt->first, rt->owner, rt->slot_changed, rt->slot_hash, rt->revision_bytes,
+        rt->curve, rt->by_round};
 
     for (size_t i = 0; i < FL_COUNT(owned); i++) {
         fl_free(owned[i]);

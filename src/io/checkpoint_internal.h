@@ -49,6 +49,13 @@ fl_err ck_hash_error(const ck_file *c, const char *name); /* "dataset /NAME: has
 fl_err ck_verify(ck_file *c);
 
 /* ---- writing ---- */
+/* A large data set, whose space is reserved and which step 2 fills. */
+typedef struct ck_place {
+    uint64_t at; /* of its first byte in the file */
+    size_t bytes;
+    const void *x; /* borrowed: all of it, or NULL = the clients' blobs */
+} ck_place;
+
 typedef struct ck_writer {
     fl_ctx *ctx;          /* borrowed */
     const fl_snapshot *s; /* borrowed */
@@ -56,18 +63,47 @@ typedef struct ck_writer {
     char *tmp;            /* owned */
     uint64_t *hash;       /* owned [narrays] */
     int nmine;            /* client blobs on this rank */
-    size_t mine, first;   /* their bytes; where they begin in /clients/state */
+    size_t *client_bytes; /* owned [size]: bytes of the blobs of every rank */
     size_t state_bytes;
     uint64_t state_hash, base_hash;
     int64_t nids, *id, *offset; /* owned, rank 0: [nids], [nids + 1] */
-    h5_range *range;            /* owned, rank 0: the large data sets' places */
+    h5_range *range;            /* owned, rank 0: the large data sets' places, for the seal */
     int nranges;
+    ck_place *place; /* owned, rank 0: what is not yet written */
+    int nplaces;
     double bytes; /* rank 0: size of the finished file */
+    /* who writes: the ranks are cut into contiguous groups with one writer each */
+    int nwriters, iwriter; /* iwriter: which group this rank is in */
+    int writer;            /* the rank that writes for this one */
+    int lo, hi;            /* ranks lo .. hi - 1 are the group */
+    MPI_Comm team;         /* the writers; NULL on other ranks; the world (borrowed) if all write */
 } ck_writer;
 size_t ck_array_bytes(const fl_array *a);
-bool ck_is_parallel(const fl_array *a); /* large enough for all ranks to share the writing */
-void ck_base_block(
-    const ck_writer *w, size_t *lo, size_t *hi); /* chunks of the base that this rank writes */
-fl_err ck_write_parallel(
-    ck_writer *w); /* collective: fills the large data sets of w->tmp, fsyncs */
+bool ck_is_parallel(const fl_array *a); /* large enough for several ranks to share the writing */
+void ck_writer_free(ck_writer *w);      /* collective among the writers */
+/* Collective: hashes, the tables of clients, and PATH.tmp with everything but its large data sets. */
+fl_err ck_prepare(ck_writer *w);
+/* Collective: fills the large data sets of w->tmp, fsyncs. */
+fl_err ck_write_parallel(ck_writer *w);
+
+/* ---- writers ---- */
+/* Collective. n = 0 or more than there are ranks: all. */
+void ck_choose_writers(ck_writer *w, int n);
+MPI_Info ck_hints(const fl_checkpoint_how *how); /* owned; MPI_INFO_NULL = none */
+
+/* The blobs of a group, one after another, come to its writer piece by piece: every rank of the
+ * group asks for the same pieces. */
+typedef struct ck_blobs_out {
+    const ck_writer *w; /* borrowed */
+    size_t first;       /* of the group, in /clients/state */
+    size_t bytes;       /* of the group */
+    size_t before;      /* of the group's lower ranks */
+    int next;           /* blob of this rank that the next byte comes from */
+    size_t done;        /* bytes of it already given */
+    char *stage;        /* owned [min(bytes, piece)]; members: of their own bytes */
+} ck_blobs_out;
+void ck_blobs_begin(const ck_writer *w, size_t piece, ck_blobs_out *b);
+/* Bytes [at, at + n) of the group to `to` on its writer. */
+void ck_blobs_next(ck_blobs_out *b, size_t at, size_t n, char *to);
+void ck_blobs_end(ck_blobs_out *b);
 #endif

@@ -27,7 +27,8 @@ static long round_of(const char *name, bool *stale)
     if (digits < 6 || digits > 10 || (digits > 6 && name[6] == '0')) {
         return -1;
     }
-    *stale = strcmp(rest, ".h5.tmp") == 0;
+    /* ".h5.tmp-NUMBERS.lock" is what MPI-IO keeps beside a file that several hosts have open */
+    *stale = strncmp(rest, ".h5.tmp", 7) == 0 && (rest[7] == '\0' || rest[7] == '-');
     return *stale || strcmp(rest, ".h5") == 0 ? strtol(name + 6, NULL, 10) : -1;
 }
 

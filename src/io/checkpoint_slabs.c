@@ -1,8 +1,8 @@
 /* checkpoint_slabs.c - step 2 of a checkpoint (checkpoint_write.c): the large data sets, which
- * exist already and whose space is reserved, are filled by all ranks with collective writes. The
+ * exist already and whose space is reserved, are filled by the writers (checkpoint_writers.c) with
+ * collective writes of at most CK_SLAB bytes per rank: above 2 GiB in one call MPI-IO overflows. The
  * number of calls is agreed, failures are agreed after each data set. */
 #include "checkpoint_internal.h"
-#include <string.h>
 
 size_t ck_array_bytes(const fl_array *a)
 {
@@ -14,63 +14,69 @@ bool ck_is_parallel(const fl_array *a)
     return ck_array_bytes(a) >= CK_PARALLEL;
 }
 
-void ck_base_block(const ck_writer *w, size_t *lo, size_t *hi)
-{
-    const fl_ctx *ctx = w->ctx;
-    size_t n = ck_nchunks(w->s->nbase);
+/* ---- step 2: the writers write the large data sets ---- */
 
-    *lo = *hi = 0;
-    if (ctx->inode == 0) { /* one copy per node: node 0's is written */
-        *lo = n * (size_t)ctx->node_rank / (size_t)ctx->node_size;
-        *hi = n * ((size_t)ctx->node_rank + 1) / (size_t)ctx->node_size;
-    }
-}
-
-/* ---- step 2: all ranks write the large data sets ---- */
-
-/* Gives `n` elements of this rank's share from `at` on, in one piece; at grows from call to call.
- */
+/* Gives `n` elements of this group's share from `at` on, in one piece; at grows from call to call.
+ * Every rank of the group calls it; what it returns matters on the writer only. */
 typedef const void *(*piece_of)(void *from, size_t at, size_t n);
 
 typedef struct slabs {
     const char *name;
     fl_array_type type;
-    size_t first, n; /* this rank's share of the data set */
+    size_t first, n; /* this group's share of the data set */
     size_t most;     /* elements a call */
     piece_of piece;
     void *from;
 } slabs;
 
+static bool is_writer(const ck_writer *w)
+{
+    return w->writer == w->ctx->rank;
+}
+
+static size_t slab_bytes(const ck_writer *w, size_t most)
+{
+    return w->s->how.slab > 0 ? FL_MIN(w->s->how.slab, most) : most;
+}
+
+static fl_err write_calls(ck_writer *w, hid_t set, const slabs *b, const char *doing)
+{
+    fl_err err = FL_OK;
+    int64_t calls = (int64_t)fl_max(w->ctx, (double)((b->n + b->most - 1) / b->most));
+    hid_t dxpl = H5Pcreate(H5P_DATASET_XFER);
+
+    H5Pset_dxpl_mpio(
+        dxpl, w->s->how.independent ? H5FD_MPIO_INDEPENDENT : H5FD_MPIO_COLLECTIVE);
+    for (int64_t i = 0; i < calls; i++) {
+        size_t at = FL_MIN((size_t)i * b->most, b->n), n = FL_MIN(b->most, b->n - at);
+        const void *x = n > 0 ? b->piece(b->from, at, n) : NULL;
+
+        /* after a failure the calls go on: the other ranks are in them */
+        if (is_writer(w) && (n > 0 || !w->s->how.independent) &&
+            h5_write(set, h5_type_native(b->type), dxpl, b->first + at, n, x) < 0 &&
+            err == FL_OK) {
+            err = h5_fail(w->path, doing);
+        }
+    }
+    H5Pclose(dxpl);
+    return err;
+}
+
 static fl_err write_slabs(ck_writer *w, hid_t file, const slabs *b)
 {
     char doing[200];
+    hid_t set = is_writer(w) ? H5Dopen2(file, b->name, H5P_DEFAULT) : -1;
     fl_err err = FL_OK;
-    hid_t set = H5Dopen2(file, b->name, H5P_DEFAULT);
-    hid_t dxpl = H5Pcreate(H5P_DATASET_XFER);
 
     snprintf(doing, sizeof doing, "write dataset /%s", b->name);
-    H5Pset_dxpl_mpio(dxpl, H5FD_MPIO_COLLECTIVE);
-    if (set < 0) {
+    if (is_writer(w) && set < 0) {
         err = h5_fail(w->path, doing);
     }
-    err = fl_agree(w->ctx,
-        err); /* a rank without the data set must not leave the others in the collective write */
+    /* a rank without the data set must not leave the others in the collective write */
+    err = fl_agree(w->ctx, err);
     if (err == FL_OK) {
-        int64_t calls = (int64_t)fl_max(w->ctx, (double)((b->n + b->most - 1) / b->most));
-
-        for (int64_t i = 0; i < calls; i++) {
-            size_t at = FL_MIN((size_t)i * b->most, b->n), n = FL_MIN(b->most, b->n - at);
-            const void *x = n > 0 ? b->piece(b->from, at, n) : NULL;
-
-            /* after a failure the calls go on: the other ranks are in them */
-            if (h5_write(set, h5_type_native(b->type), dxpl, b->first + at, n, x) < 0 &&
-                err == FL_OK) {
-                err = h5_fail(w->path, doing);
-            }
-        }
-        err = fl_agree(w->ctx, err);
+        err = fl_agree(w->ctx, write_calls(w, set, b, doing));
     }
-    H5Pclose(dxpl);
     if (set >= 0) {
         H5Dclose(set);
     }
@@ -78,7 +84,7 @@ static fl_err write_slabs(ck_writer *w, hid_t file, const slabs *b)
 }
 
 typedef struct plain {
-    const char *x; /* borrowed: this rank's share */
+    const char *x; /* borrowed: this group's share */
     size_t each;
 } plain;
 
@@ -90,84 +96,75 @@ static const void *plain_piece(void *from, size_t at, size_t n)
     return p->x + at * p->each;
 }
 
-static fl_err write_array(ck_writer *w, hid_t file, const fl_array *a)
+/* An array that every writer has whole (replicated, or the base in its node's memory): each writes a
+ * share, cut at multiples of 1 MiB so that no two touch a page, a block or a lock of the file
+ * system. */
+static fl_err write_shared(
+    ck_writer *w, hid_t file, const char *name, fl_array_type type, size_t n, const void *x)
 {
-    /* equal on all ranks (checked), so each writes a share */
-    size_t each = h5_type_bytes(a->type), size = (size_t)w->ctx->size, rank = (size_t)w->ctx->rank;
-    size_t lo = a->n / size * rank + FL_MIN(a->n % size, rank),
-           n = a->n / size + (rank < a->n % size);
-    plain from = {(const char *)a->x + lo * each, each};
-    slabs b = {a->name, a->type, lo, n, CK_SLAB / each, plain_piece, &from};
+    size_t each = h5_type_bytes(type), unit = CK_PARALLEL / each, units = (n + unit - 1) / unit;
+    size_t nw = (size_t)w->nwriters, iw = (size_t)w->iwriter;
+    size_t lo = FL_MIN(units * iw / nw * unit, n), hi = FL_MIN(units * (iw + 1) / nw * unit, n);
+    plain from = {(const char *)x + lo * each, each};
+    slabs b = {name, type, lo, hi - lo, FL_MAX(slab_bytes(w, CK_SLAB) / each, 1), plain_piece, &from};
 
     return write_slabs(w, file, &b);
 }
 
-static fl_err write_base(ck_writer *w, hid_t file)
+static const void *clients_piece(void *from, size_t at, size_t n)
 {
-    size_t lo, hi;
+    ck_blobs_out *b = from;
 
-    ck_base_block(w, &lo, &hi);
-    size_t first = lo * CK_CHUNK,
-           n = FL_MIN(hi * CK_CHUNK, w->s->nbase) - FL_MIN(first, w->s->nbase);
-    plain from = {(const char *)(w->s->base + first), sizeof(fl_real)};
-    slabs b = {"base", sizeof(fl_real) == 4 ? FL_F32 : FL_F64, first, n, CK_SLAB / sizeof(fl_real),
-        plain_piece, &from};
-
-    return write_slabs(w, file, &b);
-}
-
-typedef struct blobs {
-    const fl_store *store;
-    int next;    /* blob that the next byte comes from */
-    size_t done; /* bytes of it already given */
-    char *stage; /* owned [min(share, CK_STAGE)] */
-} blobs;
-
-static const void *blob_piece(void *from, size_t at, size_t n)
-{
-    blobs *b = from;
-    int id;
-    const void *blob;
-    size_t bytes, have = 0;
-
-    (void)at;
-    while (have < n) {
-        fl_store_mine(b->store, b->next, &id, &blob, &bytes);
-        size_t m = FL_MIN(bytes - b->done, n - have);
-
-        memcpy(b->stage + have, (const char *)blob + b->done, m);
-        have += m;
-        b->done += m;
-        if (b->done == bytes) {
-            b->next++;
-            b->done = 0;
-        }
-    }
+    ck_blobs_next(b, at, n, b->stage);
     return b->stage;
 }
 
 static fl_err write_clients(ck_writer *w, hid_t file)
 {
-    blobs from = {
-        w->s->store, 0, 0, fl_alloc("checkpoint stage", FL_MIN(w->mine, (size_t)CK_STAGE), 1)};
-    slabs b = {"clients/state", FL_U8, w->first, w->mine, CK_STAGE, blob_piece, &from};
+    size_t piece = slab_bytes(w, CK_STAGE);
+    ck_blobs_out from;
+
+    ck_blobs_begin(w, piece, &from);
+    slabs b = {"clients/state", FL_U8, from.first, from.bytes, piece, clients_piece, &from};
     fl_err err = write_slabs(w, file, &b);
 
-    fl_free(from.stage);
+    ck_blobs_end(&from);
     return err;
 }
 
 static fl_err write_large(ck_writer *w, hid_t file)
 {
-    for (int i = 0; i < w->s->narrays; i++) {
-        if (ck_is_parallel(&w->s->array[i])) {
-            FL_TRY(write_array(w, file, &w->s->array[i]));
+    const fl_snapshot *s = w->s;
+
+    for (int i = 0; i < s->narrays; i++) {
+        const fl_array *a = &s->array[i];
+
+        if (ck_is_parallel(a)) {
+            FL_TRY(write_shared(w, file, a->name, a->type, a->n, a->x));
         }
     }
     if (w->state_bytes > 0) {
         FL_TRY(write_clients(w, file));
     }
-    return w->s->nbase > 0 ? write_base(w, file) : FL_OK;
+    return s->nbase > 0 ? write_shared(w, file, "base", sizeof(fl_real) == 4 ? FL_F32 : FL_F64,
+                              s->nbase, s->base)
+                        : FL_OK;
+}
+
+static hid_t open_on_writers(const ck_writer *w)
+{
+    hid_t fapl = H5Pcreate(H5P_FILE_ACCESS);
+    MPI_Info info = ck_hints(&w->s->how);
+
+    H5Pset_fapl_mpio(fapl, w->team, info);
+    H5Pset_all_coll_metadata_ops(fapl, true); /* one rank reads the header for all */
+    hid_t file = H5Fopen(w->tmp, H5F_ACC_RDWR, fapl);
+
+    H5Pclose(fapl);
+    if (info != MPI_INFO_NULL) {
+        MPI_Info_free(&info);
+    }
+    return file;
 }
 
 fl_err ck_write_parallel(ck_writer *w)
@@ -180,24 +177,19 @@ fl_err ck_write_parallel(ck_writer *w)
     if (!any) {
         return FL_OK;
     }
-    hid_t fapl = H5Pcreate(H5P_FILE_ACCESS);
-
-    H5Pset_fapl_mpio(fapl, w->ctx->world, MPI_INFO_NULL);
-    H5Pset_all_coll_metadata_ops(fapl, true); /* one rank reads the header for all */
-    hid_t file = H5Fopen(w->tmp, H5F_ACC_RDWR, fapl);
-
-    H5Pclose(fapl);
-    fl_err err = fl_agree(w->ctx, file < 0 ? h5_fail(w->path, "open it on all ranks") : FL_OK);
+    ck_choose_writers(w, w->s->how.writers);
+    hid_t file = is_writer(w) ? open_on_writers(w) : -1;
+    fl_err err = fl_agree(w->ctx,
+        is_writer(w) && file < 0 ? h5_fail(w->path, "open it on the ranks that write") : FL_OK);
 
     if (err == FL_OK) {
         err = write_large(w, file);
     }
-    if (file >= 0) {
-        herr_t closed = H5Fclose(file);
-        fl_err close_err =
-            fl_agree(w->ctx, closed < 0 && err == FL_OK ? h5_fail(w->path, "close it") : FL_OK);
+    if (is_writer(w)) { /* on the others there is nothing to close */
+        herr_t closed = file >= 0 ? H5Fclose(file) : 0;
 
-        err = err != FL_OK ? err : close_err;
+        err = err == FL_OK && closed < 0 ? h5_fail(w->path, "close it") : err;
     }
-    return err != FL_OK ? err : fl_agree(w->ctx, h5_fsync(w->tmp));
+    FL_TRY_ALL(w->ctx, err);
+    return fl_agree(w->ctx, is_writer(w) ? h5_fsync(w->tmp) : FL_OK);
 }

@@ -16,8 +16,11 @@ void h5_quiet(void)
     static bool done = false;
 
     if (!done) {
-        /* many parallel file systems are mounted without flock, where HDF5 would refuse to open a
-         * file */
+        /* HDF5 would flock every file it opens serially, and refuse to open it where that fails:
+         * on Lustre mounted without flock, on NFS without a lock manager. We need no lock of it: a
+         * run's folder is guarded by OUT/.lock (fcntl), a checkpoint is written under a name that
+         * no reader takes, and published whole by a rename. So it is off, unless the user says
+         * otherwise. dataset_hdf5.c does the same for the data. */
         setenv("HDF5_USE_FILE_LOCKING", "FALSE", 0);
         H5open();
         done = true;
@@ -109,13 +112,13 @@ fl_err h5_fail(const char *path, const char *doing)
     return fl_fail(FL_EFILE, "%s: cannot %s: %s", path, doing, st.inner);
 }
 
-fl_err h5_fsync(const char *path)
+static h5_trouble file_fsync(const char *path)
 {
     int fd = open(path, O_RDWR | O_CLOEXEC);
     int code = 0;
 
     if (fd < 0) {
-        return h5_fail_errno(path, "open it for fsync", errno);
+        return (h5_trouble){errno, "open it for fsync"};
     }
     if (fsync(fd) != 0) {
         code = errno;
@@ -123,10 +126,20 @@ fl_err h5_fsync(const char *path)
     if (close(fd) != 0 && code == 0) {
         code = errno;
     }
-    return code == 0 ? FL_OK : h5_fail_errno(path, "write it to the disk (fsync)", code);
+    return (h5_trouble){code, "write it to the disk (fsync)"};
 }
 
-static fl_err folder_fsync(const char *path)
+fl_err h5_fail_trouble(const char *path, h5_trouble trouble)
+{
+    return trouble.code == 0 ? FL_OK : h5_fail_errno(path, trouble.doing, trouble.code);
+}
+
+fl_err h5_fsync(const char *path)
+{
+    return h5_fail_trouble(path, file_fsync(path));
+}
+
+static h5_trouble folder_fsync(const char *path)
 {
     char dir[4096];
     int fd;
@@ -134,27 +147,32 @@ static fl_err folder_fsync(const char *path)
     folder_of(path, dir, sizeof dir);
     fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) {
-        return h5_fail_errno(dir, "open the folder", errno);
+        return (h5_trouble){errno, "open its folder"};
     }
     /* some network file systems cannot fsync a folder: EINVAL is their word for it */
     int code = fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP ? errno : 0;
 
     close(fd);
-    return code == 0 ? FL_OK : h5_fail_errno(dir, "write the folder to the disk (fsync)", code);
+    return (h5_trouble){code, "write its folder to the disk (fsync)"};
+}
+
+h5_trouble h5_publish_quietly(const char *tmp, const char *path)
+{
+    h5_trouble trouble = file_fsync(tmp);
+
+    if (trouble.code == 0 && rename(tmp, path) != 0) {
+        trouble = (h5_trouble){errno, "rename the finished file to this name"};
+    }
+    if (trouble.code != 0) {
+        unlink(tmp);
+        return trouble;
+    }
+    return folder_fsync(path);
 }
 
 fl_err h5_publish(const char *tmp, const char *path)
 {
-    fl_err err = h5_fsync(tmp);
-
-    if (err == FL_OK && rename(tmp, path) != 0) {
-        err = h5_fail_errno(path, "rename the finished file to this name", errno);
-    }
-    if (err != FL_OK) {
-        unlink(tmp);
-        return err;
-    }
-    return folder_fsync(path);
+    return h5_fail_trouble(path, h5_publish_quietly(tmp, path));
 }
 
 /* ---- files ---- */

@@ -13,10 +13,18 @@ void h5_quiet(void); /* HDF5 prints no error stacks; advisory locks off (the run
 fl_err h5_fail(const char *path, const char *doing);
 /* The same for system calls: strerror(code). */
 fl_err h5_fail_errno(const char *path, const char *doing, int code);
+/* What a system call refused: errno (0 = nothing) and the words for it. Functions that return it use
+ * no memory and record no sentence, so that a thread may call them. */
+typedef struct h5_trouble {
+    int code;
+    const char *doing; /* static text */
+} h5_trouble;
+fl_err h5_fail_trouble(const char *path, h5_trouble trouble); /* FL_OK for code 0 */
 double h5_free_space(const char *path); /* bytes free for this user where path lies; -1 = unknown */
 fl_err h5_fsync(const char *path);
 /* fsync tmp, rename to path, fsync the directory. On failure tmp is removed. */
 fl_err h5_publish(const char *tmp, const char *path);
+h5_trouble h5_publish_quietly(const char *tmp, const char *path);
 
 /* ---- files, serial ---- hid < 0 = failed */
 hid_t h5_create(const char *path); /* no time stamps: equal contents give equal bytes */
@@ -68,8 +76,12 @@ const char *h5_type_name(fl_array_type type);
 typedef struct h5_range {
     uint64_t at, bytes;
 } h5_range;
-enum { H5_SEAL_LARGE = 1 << 16 }; /* data sets of so many bytes are left to their own hash */
+enum {
+    H5_SEAL_LARGE = 1 << 16, /* data sets of so many bytes are left to their own hash */
+    H5_SEAL_PIECE = 1 << 20  /* bytes of a buffer for sealing */
+};
 fl_err h5_seal(const char *path, int n, h5_range *range); /* appends; range is sorted in place */
+h5_trouble h5_seal_quietly(const char *path, int n, h5_range *range, char *piece);
 bool h5_sealed(const char *path);                         /* ends with the mark of a seal */
 fl_err h5_seal_check(const char *path);
 #endif

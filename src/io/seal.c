@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 static const char seal_mark[8] = "FLSEAL01";
-enum { SEAL_PIECE = 1 << 20 };
 
 typedef struct seal_tail {
     uint64_t n, bytes, rest, self;
@@ -47,10 +46,11 @@ static int write_at(int fd, uint64_t at, size_t n, const void *x)
     return 0;
 }
 
-/* Chained hash of the bytes in [0, bytes) outside the ranges (ascending, apart). */
-static int hash_rest(int fd, uint64_t bytes, uint64_t n, const h5_range *range, uint64_t *hash)
+/* Chained hash of the bytes in [0, bytes) outside the ranges (ascending, apart). piece:
+ * H5_SEAL_PIECE bytes. */
+static int hash_rest(
+    int fd, uint64_t bytes, uint64_t n, const h5_range *range, char *piece, uint64_t *hash)
 {
-    char *piece = fl_alloc("seal", SEAL_PIECE, 1);
     uint64_t at = 0, h = bytes;
     int code = 0;
 
@@ -58,7 +58,7 @@ static int hash_rest(int fd, uint64_t bytes, uint64_t n, const h5_range *range, 
         uint64_t end = i < n ? range[i].at : bytes;
 
         while (at < end && code == 0) {
-            size_t m = (size_t)FL_MIN(end - at, (uint64_t)SEAL_PIECE);
+            size_t m = (size_t)FL_MIN(end - at, (uint64_t)H5_SEAL_PIECE);
 
             code = read_at(fd, at, m, piece);
             h = fl_hash(piece, m, h);
@@ -66,7 +66,6 @@ static int hash_rest(int fd, uint64_t bytes, uint64_t n, const h5_range *range, 
         }
         at = i < n ? range[i].at + range[i].bytes : at;
     }
-    fl_free(piece);
     *hash = h;
     return code;
 }
@@ -85,25 +84,24 @@ static int range_order(const void *a, const void *b)
     return x->at < y->at ? -1 : x->at > y->at;
 }
 
-fl_err h5_seal(const char *path, int n, h5_range *range)
+h5_trouble h5_seal_quietly(const char *path, int n, h5_range *range, char *piece)
 {
-    int fd = open(path, O_RDWR | O_CLOEXEC);
-    int64_t bytes = h5_file_bytes(path);
+    int fd = open(path, O_RDWR | O_CLOEXEC), code = fd < 0 ? errno : 0;
+    int64_t bytes = code == 0 ? h5_file_bytes(path) : 0;
 
-    if (fd < 0 || bytes < 0) {
-        fl_err err = h5_fail_errno(path, "open it to seal it", errno);
-
-        if (fd >= 0) {
-            close(fd);
-        }
-        return err;
+    if (code != 0) {
+        return (h5_trouble){code, "open it to seal it"};
+    }
+    if (bytes < 0) {
+        close(fd);
+        return (h5_trouble){EIO, "tell its size to seal it"};
     }
     if (n > 0) {
         qsort(range, (size_t)n, sizeof *range, range_order);
     }
     seal_tail tail = {.n = (uint64_t)n, .bytes = (uint64_t)bytes};
-    int code = hash_rest(fd, tail.bytes, tail.n, range, &tail.rest);
 
+    code = hash_rest(fd, tail.bytes, tail.n, range, piece, &tail.rest);
     tail.self = hash_self(&tail, range);
     memcpy(tail.mark, seal_mark, sizeof seal_mark);
     size_t nrange = (size_t)n * sizeof *range;
@@ -113,7 +111,16 @@ fl_err h5_seal(const char *path, int n, h5_range *range)
     if (close(fd) != 0 && code == 0) {
         code = errno;
     }
-    return code == 0 ? FL_OK : h5_fail_errno(path, "seal it", code < 0 ? EIO : code);
+    return (h5_trouble){code < 0 ? EIO : code, "seal it"};
+}
+
+fl_err h5_seal(const char *path, int n, h5_range *range)
+{
+    char *piece = fl_alloc("seal", H5_SEAL_PIECE, 1);
+    fl_err err = h5_fail_trouble(path, h5_seal_quietly(path, n, range, piece));
+
+    fl_free(piece);
+    return err;
 }
 
 bool h5_sealed(const char *path)
@@ -165,7 +172,10 @@ static fl_err check_open(const char *path, int fd, uint64_t size)
     bool whole = code == 0 && hash_self(&tail, range) == tail.self && ranges_fit(&tail, range);
 
     if (whole) {
-        code = hash_rest(fd, tail.bytes, tail.n, range, &rest);
+        char *piece = fl_alloc("seal", H5_SEAL_PIECE, 1);
+
+        code = hash_rest(fd, tail.bytes, tail.n, range, piece, &rest);
+        fl_free(piece);
         whole = code == 0 && rest == tail.rest;
     }
     fl_free(range);
