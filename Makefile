@@ -19,7 +19,7 @@ ifneq (,$(filter -Ofast -ffast-math -funsafe-math-optimizations -fassociative-ma
 $(error fast-math reorders sums, and then the same run has other bits on another number of ranks; leave it out)
 endif
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -Iinclude $(WARN) $(CPPFLAGS) $(CFLAGS) $(NUMERICS) $(PKG_CFLAGS)
-LIBS = $(LDFLAGS) $(PKG_LIBS) -lrt -lm
+LIBS = $(LDFLAGS) $(PKG_LIBS) -lrt -lm -pthread
 
 SRC := $(wildcard src/*/*.c)
 LIB_SRC := $(filter-out src/app/main.c,$(SRC))
@@ -48,6 +48,10 @@ $(B)/libfedlora.a: $(OBJ)
 $(B)/libfedlora-double.a: $(DOBJ)
 	@rm -f $@
 	ar rcs $@ $^
+# a native build remembers its CPU
+ifeq ($(ARCH),native)
+$(B)/src/app/placement.o: ALL_CFLAGS += -DFL_BUILD_CPU='"$(shell sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"'
+endif
 # the revision that --version and used.yaml name; a tar file of make dist brings it, and git is asked about this tree only
 $(B)/src/app/start.o: ALL_CFLAGS += -DFL_GIT='"$(shell cat jobs/install/REVISION 2>/dev/null || { [ -e .git ] && git describe --always --dirty 2>/dev/null; } || echo unknown)"'
 $(B)/%.o: %.c

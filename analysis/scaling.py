@@ -228,7 +228,10 @@ def draw(points, model, ranks, clients, path):
     outside = grid[grid >= model.most_ranks]
     columns = {"strong": 0, "weak": 1}
 
-    def curve(axis, function, colour, label=None):
+    def curve(axis, function, colour, label, measured=True):
+        if not measured:
+            axis.plot(grid, [function(p) for p in grid], color=colour, linewidth=1.2, linestyle="--", label=label)
+            return
         axis.plot(inside, [function(p) for p in inside], color=colour, linewidth=1.2)
         axis.plot(outside, [function(p) for p in outside], color=colour, linewidth=1.2, linestyle="--", label=label)
 
@@ -254,8 +257,8 @@ def draw(points, model, ranks, clients, path):
             for p in (p for p in chosen if p.fits):
                 time.annotate(f"{model.error(p):+.0%}", (p.ranks, p.wall), textcoords="offset points", xytext=(7, 5), fontsize=7, color=colour)
         if mode == "strong":
-            curve(time, lambda p: model.time(p, clients), "0.4", f"{clients:,} clients a round: model")
-            curve(efficiency, lambda p: model.efficiency(p, clients), "0.4", f"{clients:,} clients a round: model")
+            curve(time, lambda p: model.time(p, clients), "0.4", f"{clients:,} clients a round: extrapolated", False)
+            curve(efficiency, lambda p: model.efficiency(p, clients), "0.4", f"{clients:,} clients a round: extrapolated", False)
         time.set(title=f"{mode} scaling: a round (numbers: error of the model)", ylabel="seconds per round", yscale="log")
         efficiency.set(title=f"{mode} scaling: efficiency", ylabel="efficiency", ylim=(0, 1.15))
         efficiency.axhline(1, color="0.7", linewidth=0.8)
@@ -265,7 +268,7 @@ def draw(points, model, ranks, clients, path):
             axis.axvspan(model.most_ranks, ranks * 1.3, color="0.5", alpha=0.12, linewidth=0)
             axis.text(0.985, 0.975, f"grey: extrapolated beyond {model.most_ranks} rank(s)", transform=axis.transAxes, ha="right", va="top", fontsize=8, style="italic")
             if axis.get_legend_handles_labels()[1]:
-                axis.legend(fontsize=7, loc="lower left")
+                axis.legend(fontsize=7, loc="best")
     figure.text(0.02, 0.015, "Markers: measured. Lines: model, dashed where it is extrapolated.\n" + "\n".join(model.describe()), fontsize=8.5, va="bottom", family="monospace", wrap=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)

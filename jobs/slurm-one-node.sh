@@ -8,20 +8,12 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
+# One run on one node, in as many jobs as it takes. Change the lines above to your node; modules go into site.sh.
 # usage, from the top of the tree:  sbatch jobs/slurm-one-node.sh inputs/shakespeare.yaml [--set section.key=value ...]
-# Change the lines above to your node. 75 means that time was short and a checkpoint is there:
-#   FEDLORA_REQUEUE=1 sbatch ...     puts the same job into the queue again by itself, until the run is finished
 set -u
 cd "$SLURM_SUBMIT_DIR" || exit 4
-# module load openmpi hdf5 scalapack openblas
-
-# the end as the scheduler sees it now: the limit may have been changed since
-if end=$(date -d "$(squeue -h -j "$SLURM_JOB_ID" -o %e)" +%s); then
-    export FEDLORA_END_TIME=$end
-fi
-
-if [ "${FEDLORA_REQUEUE:-0}" = 1 ]; then
-    export FEDLORA_AGAIN="scontrol requeue $SLURM_JOB_ID"
-fi
+jobs=${FEDLORA_JOBS:-jobs}
+# shellcheck source=jobs/slurm-env.sh
+. "$jobs/slurm-env.sh" "$@"
 # exec, because the scheduler signals this process only (B:)
-exec jobs/one-node.sh "$SLURM_NTASKS_PER_NODE" "${@:-inputs/quickstart.yaml}"
+exec "$jobs/launch.sh" run "${@:-inputs/quickstart.yaml}"

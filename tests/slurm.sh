@@ -1,7 +1,7 @@
 # slurm.sh - a Slurm of one machine for tests, on top of lib.sh: munged, slurmctld and one slurmd for each of its nodes, all files in $T/slurm.
 # Slurm is the installed one, or comes out of Debian's packages, unpacked into $T and not installed: nothing outside of $T changes, and root
 # is not needed. Calls: slurm_find, slurm_start NODES CORES; slurm_stop when the test ends, whatever happened.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 slurm_pids=()
 slurm_why=
 
@@ -40,7 +40,7 @@ slurm_find() {
 
 # slurm_start NODES CORES: that many nodes with that many cores each, all of them this machine
 slurm_start() {
-    local dir=$T/slurm nodes=$1 port node me names alone i
+    local dir=$T/slurm nodes=$1 port node me names host alone i
     me=$(id -un)
     # a range of ports of its own for each process
     port=$((20000 + $$ % 3000 * 12))
@@ -92,7 +92,9 @@ TreeWidth=16
 LaunchParameters=disable_send_gids
 CONF
     for ((node = 1; node <= nodes; node++)); do
-        echo "NodeName=n$node NodeHostname=$([ -n "$slurm_named" ] && echo "n$node" || hostname -s) NodeAddr=127.0.0.1 Port=$((port + node)) CPUs=$2 Boards=1 SocketsPerBoard=1 CoresPerSocket=$2 ThreadsPerCore=1 RealMemory=100 State=UNKNOWN"
+        host=$(hostname -s)
+        [ -z "$slurm_named" ] || host=n$node
+        echo "NodeName=n$node NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + node)) CPUs=$2 Boards=1 SocketsPerBoard=1 CoresPerSocket=$2 ThreadsPerCore=1 RealMemory=100 State=UNKNOWN"
     done >>"$dir/slurm.conf"
     echo "PartitionName=all Nodes=$names Default=YES MaxTime=60 State=UP" >>"$dir/slurm.conf"
     echo "CgroupPlugin=cgroup/v1" >"$dir/cgroup.conf"
@@ -112,7 +114,6 @@ CONF
         ${alone[@]+"${alone[@]}" "n$node"} slurmd -D -N "n$node" -d "$(command -v slurmstepd)" >"$dir/log/slurmd-n$node.out" 2>&1 &
         slurm_pids+=($!)
     done
-    slurm_why="its daemons do not come up: $(tail -n 2 "$dir"/log/* 2>/dev/null | tr '\n' ' ')"
     for ((i = 0; i < 150; i++)); do
         [ "$(sinfo -h -o %T -N 2>/dev/null | grep -c '^idle')" -ne "$nodes" ] || return 0
         sleep 0.1

@@ -102,6 +102,15 @@ says() {
     fi
 }
 
+# prints NAME FRAGMENT: ok when the command of the last check printed it
+prints() {
+    if grep -qF -- "$2" "$T/.check"; then
+        ok "$1"
+    else
+        not_ok "$1" "no line with: $2"$'\n'"$(tail -n 20 "$T/.check")"
+    fi
+}
+
 # rows OUT: rounds.csv without the times
 rows() {
     awk -F, -v OFS=, 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == "wall_s") at = i } { $at = ""; print }' "$1/rounds.csv"

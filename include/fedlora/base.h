@@ -129,6 +129,8 @@ void fl_rng_block(uint64_t seed, int purpose, int id, int round, uint64_t index,
 double fl_rng_uniform(uint64_t seed, int purpose, int id, int round, uint64_t index); /* [0, 1), 53 bits */
 double fl_rng_normal(uint64_t seed, int purpose, int id, int round, uint64_t index);  /* Box-Muller, one per index */
 void fl_rng_shuffle(uint64_t seed, int purpose, int id, int round, int n, int *x);    /* Fisher-Yates */
+/* k of 0..n-1, every set as likely as any other, ascending in x [k]; costs k, not n */
+void fl_rng_subset(uint64_t seed, int purpose, int id, int round, int n, int k, int *x);
 
 /* ---- text ---- a growing string */
 typedef struct fl_text { char *s; size_t n, room; } fl_text; /* s owned, always terminated once anything was added */

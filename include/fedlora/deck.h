@@ -80,7 +80,7 @@ typedef struct fl_deck_method { char *name; } fl_deck_method;
 typedef struct fl_deck_codec { int up, down; } fl_deck_codec; /* none */
 typedef struct fl_deck_svd { int solver; double tol; fl_ints grid; int block; } fl_deck_svd; /* auto factored dense scalapack */
 typedef struct fl_deck_eval { int every; int split; int max_samples; bool per_client; int max_clients; int batch; bool discordance; } fl_deck_eval;
-typedef struct fl_deck_checkpoint { int every, keep; } fl_deck_checkpoint;
+typedef struct fl_deck_checkpoint { int every, keep, writers, stripe_count, stripe_size; bool async; } fl_deck_checkpoint;
 typedef struct fl_deck_pretrain { int family, layers, width, heads, kv_heads, ff, context; double rope_theta; bool tied; char *out; } fl_deck_pretrain;
     /* family: gpt2 llama; the shape of the base that `fedlora pretrain` makes */
 typedef struct fl_deck_blas { int threads; } fl_deck_blas;

@@ -11,11 +11,11 @@ name=fedlora-$version
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/$name/jobs/install" "$into"
-plain=(--owner=root:0 --group=root:0 --mode=u+rw,go+r-w --format=ustar)
+plain=(--owner=root:0 --group=root:0 "--mode=u+rw,go+r-w" --format=ustar)
 
 if [ -e .git ] && git rev-parse -q --verify HEAD >/dev/null 2>&1; then
     git describe --always HEAD >"$work/$name/jobs/install/REVISION"
-    [ -z "$(git status --porcelain --untracked-files=no)" ] || echo "dist: the tree has changes that are not committed; they are left out" >&2
+    [ -z "$(git --no-optional-locks status --porcelain --untracked-files=no)" ] || echo "dist: the tree has changes that are not committed; they are left out" >&2
     git archive --format=tar --prefix="$name/" HEAD >"$work/tar"
     tar "${plain[@]}" --mtime="@$(git log -1 --format=%ct)" -C "$work" -rf "$work/tar" "$name/jobs/install/REVISION"
 else

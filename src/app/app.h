@@ -45,6 +45,7 @@ void app_complete(int n, char **words, fl_text *t);
 
 /* Collective: rank 0 reads the deck file, everybody parses the same text. path NULL = defaults. */
 fl_err app_deck_text(fl_ctx *ctx, const char *path, char **text, size_t *n); /* the reading alone; text owned */
+void app_absolute(fl_deck *deck); /* its relative paths, which are from the working directory */
 fl_err app_deck(fl_ctx *ctx, const char *path, const app_args *args, fl_deck **deck);
 char *app_versions(fl_ctx *ctx); /* collective; comment lines for used.yaml; owned by the caller */
 fl_err app_check_ranks(
@@ -71,4 +72,8 @@ fl_err app_sweep(fl_ctx *ctx, const app_args *args);
 fl_err app_show_deck(fl_ctx *ctx, const app_args *args);
 fl_err app_explain(fl_ctx *ctx, const app_args *args);
 fl_err app_bench(fl_ctx *ctx, const app_args *args);
+
+/* ---- placement.c ---- collective: the start-up line on ranks, cores, threads and binding; warns with the remedy when they sit badly */
+void app_placement(fl_ctx *ctx, const fl_deck *deck);
+void app_cpu_name(char *name, size_t n); /* model name of this host's CPU, "unknown" */
 #endif

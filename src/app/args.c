@@ -61,7 +61,8 @@ static const app_option options[] = {
     {"--over", "", OPT_OVER, 0, "section.key=VALUES",
         "a,b,c or 1..5 or 1..9..2; one run for each combination"},
     {"--groups", "", OPT_INT, offsetof(app_args, groups), "N",
-        "runs at a time; the ranks are divided among them (0 = as many as there are runs or ranks)"},
+        "runs at a time; the ranks are divided among them (0 = as many as there are runs or "
+        "ranks)"},
     {"--out", "-o", OPT_TEXT, offsetof(app_args, out), "DIR", "folder for what is written"},
     {"--resume", "", OPT_TEXT, offsetof(app_args, resume), "auto|none|FILE",
         "go on from the newest valid checkpoint (auto), start anew, or go on from FILE"},
@@ -164,16 +165,24 @@ static fl_err unknown_option(const app_command *command, const char *word)
     const char *near = "--help";
 
     for (size_t i = 0; i < FL_COUNT(options); i++) {
-        if (app_takes(command, options[i].name) && fl_edit_distance(word, options[i].name) < fl_edit_distance(word, near)) {
+        if (app_takes(command, options[i].name) &&
+            fl_edit_distance(word, options[i].name) < fl_edit_distance(word, near)) {
             near = options[i].name;
         }
     }
-    return fl_fail(FL_EUSAGE, "%s: unknown option '%s'; did you mean %s? (fedlora %s --help lists them)", command->name, word, near, command->name);
+    return fl_fail(FL_EUSAGE,
+        "%s: unknown option '%s'; did you mean %s? (fedlora %s --help lists them)", command->name,
+        word, near, command->name);
 }
 
 fl_err app_parse(int argc, char **argv, const app_command *command, app_args *args)
 {
-    *args = (app_args){.resume = "auto", .split = "test", .client = -1, .requeue_code = 75, .mode = "strong", .repeat = 1};
+    *args = (app_args){.resume = "auto",
+        .split = "test",
+        .client = -1,
+        .requeue_code = 75,
+        .mode = "strong",
+        .repeat = 1};
     for (int i = 0; i < argc; i++) {
         int k = argv[i][0] == '-' && argv[i][1] != '\0' ? find_option(argv[i]) : -1;
 

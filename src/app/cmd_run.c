@@ -28,6 +28,9 @@ fl_err app_federation(fl_ctx *ctx, const fl_deck *deck, fl_options *o, uint64_t 
     fl_err err = o->dry_run ? FL_OK : app_open_log(ctx, o->out);
 
     o->versions = versions;
+    if (err == FL_OK && !ctx->quiet) { /* a group of a sweep is placed as the whole job is */
+        app_placement(ctx, deck);
+    }
     if (err == FL_OK) {
         app_catch_signals();
         err = fl_agree(ctx, fl_federation(ctx, deck, o, state));
@@ -76,6 +79,7 @@ fl_err app_pretrain(fl_ctx *ctx, const app_args *args)
             : fl_fail(FL_EDECK, "pretrain.out: empty; say where the model goes, or give --out DIR");
 
     if (err == FL_OK) {
+        app_placement(ctx, deck);
         app_catch_signals();
         err = fl_pretrain(ctx, deck, out);
     }
@@ -127,7 +131,15 @@ fl_err app_export(fl_ctx *ctx, const app_args *args)
     if (args->out == NULL) {
         return fl_fail(FL_EUSAGE, "export: needs -o DIR");
     }
-    FL_TRY(fl_export(ctx, args->word[0], args->out, args->client, args->merged));
+    fl_ctx *part = NULL;
+
+    FL_TRY(fl_ctx_split(ctx, ctx->rank != 0, &part)); /* the work of one rank, also under mpirun */
+    fl_err err = ctx->rank == 0
+                     ? fl_export(part, args->word[0], args->out, args->client, args->merged)
+                     : FL_OK;
+
+    fl_ctx_destroy(&part);
+    FL_TRY_ALL(ctx, err);
     fl_log(ctx, "wrote     %s", args->out);
     return FL_OK;
 }

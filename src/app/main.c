@@ -111,15 +111,33 @@ static int complete(int argc, char **argv)
     return 0;
 }
 
+/* On several hosts Open MPI's own MPI-IO (OMPIO) makes and locks a file per rank beside every file
+ * it opens, and waits for ever when one rank cannot (4.1: sharedfp/lockedfile). ROMIO, where Open
+ * MPI has it, opens the one file; so it is preferred there. What the user chose stands. */
+static void choose_mpi_io(void)
+{
+    const char *size = getenv("OMPI_COMM_WORLD_SIZE"), *here = getenv("OMPI_COMM_WORLD_LOCAL_SIZE"),
+               *nodes = getenv("SLURM_STEP_NUM_NODES");
+    bool several = size != NULL && here != NULL ? strcmp(size, here) != 0
+                                                : nodes != NULL && strcmp(nodes, "1") != 0;
+
+    if (several) {
+        setenv("OMPI_MCA_io_ompio_priority", "1", 0);
+    }
+}
+
 int main(int argc, char **argv)
 {
     fl_ctx *ctx = NULL;
+    int threads;
 
     if (argc > 1 && strcmp(argv[1], "--complete") == 0) {
         return complete(argc, argv);
     }
 
-    MPI_Init(&argc, &argv);
+    choose_mpi_io();
+    /* BLAS and checkpoint.async have threads, which make no MPI call */
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &threads);
     fl_err err = fl_ctx_create(MPI_COMM_WORLD, &ctx);
 
     if (err == FL_OK) {

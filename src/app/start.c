@@ -21,6 +21,38 @@ fl_err app_deck_text(fl_ctx *ctx, const char *path, char **text, size_t *n)
     return fl_bcast_text(ctx, text, n);
 }
 
+/* a path from the working directory; as it is when it is absolute, empty or the working directory
+ * is not to be had */
+static void make_absolute(char **path)
+{
+    char here[4096];
+    fl_text t = {0};
+
+    if (**path == '\0' || **path == '/' || getcwd(here, sizeof here) == NULL) {
+        return;
+    }
+    const char *rest = *path;
+
+    while (strncmp(rest, "./", 2) == 0) {
+        rest += 2;
+    }
+    fl_text_add(&t, "%s/%s", strcmp(here, "/") == 0 ? "" : here, rest);
+    fl_free(*path);
+    *path = fl_strdup(t.s);
+    fl_text_free(&t);
+}
+
+void app_absolute(fl_deck *deck)
+{
+    make_absolute(&deck->run.out);
+    make_absolute(&deck->model.path);
+    make_absolute(&deck->model.share_dir);
+    make_absolute(&deck->pretrain.out);
+    if (deck->data.format != FL_FORMAT_SYNTHETIC && strcmp(deck->data.source, "synthetic") != 0) {
+        make_absolute(&deck->data.source);
+    }
+}
+
 fl_err app_deck(fl_ctx *ctx, const char *path, const app_args *args, fl_deck **deck)
 {
     char *text = NULL;
@@ -33,28 +65,11 @@ fl_err app_deck(fl_ctx *ctx, const char *path, const app_args *args, fl_deck **d
     err = fl_deck_parse(text, n, path, args->nsets, args->set, extra, nextra, deck);
     fl_free(text);
     FL_TRY_ALL(ctx, err);
+    if (path != NULL) { /* else nothing is stored, and defaults are shown as they are */
+        app_absolute(*deck);
+    }
     fl_blas_threads((*deck)->blas.threads);
     return FL_OK;
-}
-
-static void cpu_name(char *name, size_t n)
-{
-    FILE *f = fopen("/proc/cpuinfo", "r");
-    char line[256];
-
-    snprintf(name, n, "unknown");
-    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-        char *colon = strchr(line, ':');
-
-        if (strncmp(line, "model name", 10) == 0 && colon != NULL) {
-            line[strcspn(line, "\n")] = '\0';
-            snprintf(name, n, "%s", colon + 2);
-            break;
-        }
-    }
-    if (f != NULL) {
-        fclose(f);
-    }
 }
 
 char *app_versions(fl_ctx *ctx)
@@ -65,7 +80,7 @@ char *app_versions(fl_ctx *ctx)
 
     MPI_Get_library_version(mpi, &n);
     mpi[strcspn(mpi, ",")] = '\0';
-    cpu_name(cpu, sizeof cpu);
+    app_cpu_name(cpu, sizeof cpu);
     fl_text_add(&t, "# fedlora %s, revision %s\n# %s; %s; %s\n# cpu %s; %d rank(s) on %d node(s)\n",
         FL_VERSION, FL_GIT, mpi, fl_hdf5_name(), fl_blas_name(), cpu, ctx->size, ctx->nnodes);
     return t.s;
@@ -76,7 +91,6 @@ fl_err app_check_ranks(fl_ctx *ctx, const fl_deck *deck)
     char *bytes = NULL;
     size_t n = 0;
     uint64_t binary = 0;
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
     if (fl_file_read("/proc/self/exe", &bytes, &n) == FL_OK) {
         binary = fl_hash(bytes, n, 0);
@@ -93,12 +107,6 @@ fl_err app_check_ranks(fl_ctx *ctx, const fl_deck *deck)
             "OPENBLAS_CORETYPE to one kernel that all nodes have, "
             "for example OPENBLAS_CORETYPE=Haswell",
             fl_blas_kernel());
-    }
-    if ((long)ctx->node_size * deck->blas.threads > cores) {
-        fl_warn(ctx,
-            "%d ranks x %d thread(s) on a node of %ld core(s): slower than one rank per core; bits "
-            "stay the same",
-            ctx->node_size, deck->blas.threads, cores);
     }
     return FL_OK;
 }
@@ -133,7 +141,7 @@ static fl_err lock_folder(const char *out, int *lock_fd)
 
 /* Every host must see the folder of rank 0: a folder local to each host is found out here, not by
  * the checkpoint that needs all of them. The file is new, so that no NFS client remembers that it
- * was not there; one that is slow gets 10 s. */
+ * was not there; one that is slow gets 5 s. */
 static fl_err folder_is_common(fl_ctx *ctx, const char *out)
 {
     char name[64] = "";
@@ -156,7 +164,7 @@ static fl_err folder_is_common(fl_ctx *ctx, const char *out)
     if (err == FL_OK) {
         bool seen = ctx->node_rank != 0 || access(path.s, F_OK) == 0;
 
-        for (int i = 0; i < 100 && !seen; i++) {
+        for (int i = 0; i < 50 && !seen; i++) {
             nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
             seen = access(path.s, F_OK) == 0;
         }

@@ -60,4 +60,25 @@ void sweep_table(const sweep_plan *plan, const sweep_result *r, int requeue_code
 int sweep_exit_code(const sweep_result *r, int requeue_code); /* -1 = waits */
 /* FL_OK if all are done, FL_ESTOP if any was stopped, else the first failure; *at: a run that decides */
 fl_err sweep_verdict(int n, const sweep_result *r, int *at);
+
+/* ---- a sweep that runs ---- */
+typedef struct sweep {
+    fl_ctx *world; /* borrowed */
+    fl_ctx *group; /* owned: the ranks that work on a run together */
+    const app_args *args;
+    sweep_plan plan; /* owned */
+    char *text;      /* owned [ntext]: the deck */
+    size_t ntext;
+    char *out, *stop; /* owned: the folder, and OUT/STOP */
+    double maxh, deadline; /* hours, 0 = no limit; fl_now */
+    int ngroups, igroup;
+    sweep_result *result; /* owned [plan.nruns] on rank 0 of the world, [0] elsewhere */
+    int nresults;
+    fl_err err; /* of writing summary.csv, on rank 0 */
+} sweep;
+
+void sweep_report_start(const sweep *sw);
+void sweep_receive(sweep *sw);                          /* rank 0 of the world: all results that have arrived */
+void sweep_hand_in(sweep *sw, const sweep_result *r);   /* rank 0 of a group */
+fl_err sweep_report_end(sweep *sw);                     /* collective: the table, and the error of the whole */
 #endif

@@ -18,8 +18,8 @@ static bool is_blank(char c)
 static fl_err add_value(sweep_axis *axis, int *room, const char *s, size_t n)
 {
     if (axis->n == SWEEP_MAX_RUNS) {
-        return fl_fail(FL_EUSAGE, "--over %.*s: more than %d values", SHOWN, axis->key,
-            (int)SWEEP_MAX_RUNS);
+        return fl_fail(
+            FL_EUSAGE, "--over %.*s: more than %d values", SHOWN, axis->key, (int)SWEEP_MAX_RUNS);
     }
     if (axis->n == *room) {
         *room = FL_MAX(8, 2 * *room);
@@ -77,8 +77,9 @@ static int add_range(sweep_axis *axis, int *room, const char *text, size_t n)
         return 0;
     }
     if (step < 1 || from > to) {
-        fl_fail(FL_EUSAGE, "--over %.*s: '%s' is no range; write FROM..TO or FROM..TO..STEP, rising",
-            SHOWN, axis->key, copy);
+        fl_fail(FL_EUSAGE,
+            "--over %.*s: '%s' is no range; write FROM..TO or FROM..TO..STEP, rising", SHOWN,
+            axis->key, copy);
         return -1;
     }
     /* the difference may not fit into a signed number */
@@ -232,14 +233,15 @@ static fl_err name_values(sweep_axis *axis)
     const char *twice = twice_among(axis->n, axis->value);
 
     if (twice != NULL) {
-        return fl_fail(FL_EUSAGE, "--over %.*s: the value %.*s comes twice", SHOWN, axis->key,
-            SHOWN, twice);
+        return fl_fail(
+            FL_EUSAGE, "--over %.*s: the value %.*s comes twice", SHOWN, axis->key, SHOWN, twice);
     }
     axis->safe = fl_alloc("names of a sweep", (size_t)axis->n, sizeof *axis->safe);
     for (int i = 0; i < axis->n; i++) {
         axis->safe[i] = make_safe(axis->value[i]);
     }
-    /* if two are alike, all of the key's names get a hash of the value: none depends on the order */
+    /* if two are alike, all of the key's names get a hash of the value: none depends on the order
+     */
     bool alike = twice_among(axis->n, axis->safe) != NULL;
 
     for (int i = 0; i < axis->n && alike; i++) {
@@ -259,8 +261,8 @@ static fl_err parse_axis(const char *over, sweep_axis *axis)
     const char *equals = strchr(over, '=');
 
     if (equals == NULL || equals == over || memchr(over, '.', (size_t)(equals - over)) == NULL) {
-        return fl_fail(FL_EUSAGE,
-            "--over %.*s: write it as section.key=a,b,c or section.key=1..5", SHOWN, over);
+        return fl_fail(FL_EUSAGE, "--over %.*s: write it as section.key=a,b,c or section.key=1..5",
+            SHOWN, over);
     }
     axis->key = fl_alloc("key of a sweep", (size_t)(equals - over) + 1, 1);
     memcpy(axis->key, over, (size_t)(equals - over));
@@ -337,12 +339,12 @@ void sweep_name(const sweep_plan *plan, int run, fl_text *t)
     for (int a = 0; a < plan->naxes; a++) {
         const sweep_axis *axis = &plan->axis[a];
 
-        fl_text_add(&name, "%s%s=%s", a > 0 ? "+" : "", axis->key,
-            axis->safe[value_index(plan, run, a)]);
+        fl_text_add(
+            &name, "%s%s=%s", a > 0 ? "+" : "", axis->key, axis->safe[value_index(plan, run, a)]);
     }
     if (name.n > LONGEST_NAME) {
-        fl_text_add(t, "%.*s-%016llx", LONGEST_NAME, name.s,
-            (unsigned long long)fl_hash_text(name.s));
+        fl_text_add(
+            t, "%.*s-%016llx", LONGEST_NAME, name.s, (unsigned long long)fl_hash_text(name.s));
     } else {
         fl_text_add(t, "%s", name.s);
     }
@@ -352,7 +354,6 @@ void sweep_name(const sweep_plan *plan, int run, fl_text *t)
 void sweep_label(const sweep_plan *plan, int run, fl_text *t)
 {
     for (int a = 0; a < plan->naxes; a++) {
-        fl_text_add(
-            t, "%s%s=%s", a > 0 ? " " : "", plan->axis[a].key, sweep_value(plan, run, a));
+        fl_text_add(t, "%s%s=%s", a > 0 ? " " : "", plan->axis[a].key, sweep_value(plan, run, a));
     }
 }

@@ -19,10 +19,7 @@ void sweep_result_clear(sweep_result *r, int run)
 {
     memset(r, 0, sizeof *r);
     r->run = run;
-    r->rounds = -1;
-    for (int c = 0; c < SWEEP_NCOLUMNS; c++) {
-        r->x[c] = NAN;
-    }
+    sweep_result_parse(r, "");
 }
 
 /* ---- rounds.csv ---- */
@@ -58,6 +55,11 @@ void sweep_result_parse(sweep_result *r, const char *csv)
     int *cell = fl_alloc("columns of rounds.csv", strlen(csv) + 1, sizeof *cell), ncells = 0;
     bool head = true;
 
+    r->rounds = -1;
+    r->longest = 0;
+    for (int c = 0; c < SWEEP_NCOLUMNS; c++) {
+        r->x[c] = NAN;
+    }
     for (const char *s = csv; *s != '\0';) {
         for (int c = 0;; c++) {
             size_t n = strcspn(s, ",\n");
@@ -91,6 +93,7 @@ void sweep_result_read(sweep_result *r, const char *out)
     if (fl_path_exists(path.s) && fl_file_read(path.s, &csv, &n) == FL_OK) {
         sweep_result_parse(r, csv);
     }
+    fl_error_clear(); /* a file that cannot be read is as good as none */
     fl_free(csv);
     fl_text_free(&path);
 }
@@ -167,7 +170,7 @@ void sweep_csv(const sweep_plan *plan, const sweep_result *r, int requeue_code, 
         for (int a = 0; a < plan->naxes; a++) {
             add_cell(t, sweep_value(plan, i, a));
         }
-        add_number(t, r[i].rounds >= 0 ? r[i].rounds : NAN);
+        add_number(t, r[i].rounds >= 0 ? (double)r[i].rounds : (double)NAN);
         for (int c = 0; c < SWEEP_NCOLUMNS; c++) {
             add_number(t, r[i].x[c]);
         }
@@ -216,14 +219,14 @@ static void put_run(
     for (int a = 0; a < plan->naxes; a++) {
         put(g, row, col++, sweep_value(plan, r->run, a));
     }
-    put_number(g, row, col++, r->rounds >= 0 ? r->rounds : NAN, 'f', 0);
+    put_number(g, row, col++, r->rounds >= 0 ? (double)r->rounds : (double)NAN, 'f', 0);
     for (int c = 0; c < SWEEP_NCOLUMNS; c++) {
         put_number(g, row, col++, r->x[c], columns[c].style, columns[c].digits);
     }
     snprintf(s, sizeof s, "%016llx", (unsigned long long)r->state);
     put(g, row, col++, r->status == SWEEP_DONE ? s : "-");
-    put_number(
-        g, row, col, r->status == SWEEP_WAITS ? NAN : sweep_exit_code(r, requeue_code), 'f', 0);
+    put_number(g, row, col,
+        r->status == SWEEP_WAITS ? (double)NAN : (double)sweep_exit_code(r, requeue_code), 'f', 0);
 }
 
 /* keys to the left, numbers to the right */
@@ -237,8 +240,8 @@ static void print_grid(const grid *g, int nkeys, fl_text *t)
     for (int i = 0; i < g->rows * g->cols; i++) {
         int col = i % g->cols, last = col == g->cols - 1;
 
-        fl_text_add(t, "%*s%s", col < nkeys ? -width[col] : width[col], g->text[i],
-            last ? "\n" : "  ");
+        fl_text_add(
+            t, "%*s%s", col < nkeys ? -width[col] : width[col], g->text[i], last ? "\n" : "  ");
     }
     fl_free(width);
 }

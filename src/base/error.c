@@ -124,8 +124,8 @@ static char *error_prefixed(const char *text, int rank, const char *host)
 
     for (const char *line = text; *line != '\0';) {
         size_t n = strcspn(line, "\n");
-        fl_text_add(&t, "%srank %d%s%s: ", t.n > 0 ? "\n" : "", rank, *host != '\0' ? " on " : "",
-            host);
+        fl_text_add(
+            &t, "%srank %d%s%s: ", t.n > 0 ? "\n" : "", rank, *host != '\0' ? " on " : "", host);
         fl_text_bytes(&t, line, n);
         line += n + (line[n] == '\n');
     }

@@ -168,6 +168,14 @@ static const fl_field checkpoint_fields[] = {
         "checkpoint after every so many rounds, and at the end or when stopped"),
     FL_FREE_INT(
         fl_deck_checkpoint, keep, "2", 1, 1e6, "files", "checkpoints kept, the newest ones"),
+    FL_FREE_INT(fl_deck_checkpoint, writers, "0", 0, ANY, "ranks",
+        "ranks that write the large data sets, spread over the nodes; the others send theirs; 0 = all"),
+    FL_FREE_INT(fl_deck_checkpoint, stripe_count, "0", 0, ANY, "servers",
+        "storage servers a new file is spread over (Lustre); 0 = the folder's own"),
+    FL_FREE_INT(fl_deck_checkpoint, stripe_size, "0", 0, ANY, "bytes",
+        "bytes on one server before the next (Lustre: multiples of 65536); 0 = the folder's own"),
+    FL_FREE_BOOL(fl_deck_checkpoint, async, "false",
+        "a thread of rank 0 writes a copy while the next round runs; not with writers"),
     FL_END,
 };
 static const fl_field pretrain_fields[] = {

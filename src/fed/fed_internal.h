@@ -53,6 +53,7 @@ typedef struct fl_inbox {
     fl_item *item;     /* round arena [nitems]; replicated metadata */
     fl_adapter **mine; /* round arena [nitems]: contents of items hosted here, else NULL */
     int *first_item;   /* round arena [size + 1] items by rank */
+    const fl_part **part; /* round arena [nitems]: those hosted here, else NULL */
     fl_item
         *bysite; /* round arena [nitems] or NULL: items with ad complete at the sites owned here */
 } fl_inbox;
@@ -84,7 +85,6 @@ typedef struct fl_runtime {
     int *client_r; /* owned [nclients] */
     double *cost;  /* owned [nclients] predicted cost of a turn */
     int *cohort;   /* owned [ncohort] */
-    int *order;    /* owned [nclients] scratch of the draw */
     int *first;    /* owned [size + 1] cohort positions by rank */
     /* teams: with cohort.shards = T up to T ranks share the clients of one block; the first of a
      * team is its leader, whose block is in first[]; the others' are empty, they work along */
@@ -127,6 +127,10 @@ typedef struct fl_runtime {
     double svd_worst; /* largest residual logged so far */
     double flops, train_tokens; /* this rank's local training */
     double longest_round, longest_checkpoint, checkpoint_bytes, started;
+    fl_checkpoint_job *saving; /* owned: a checkpoint on its way to the disk, NULL = none .. */
+    int saving_round;          /* .. of this round */
+    double saving_waited;      /* .. begun after so many seconds of waiting for the one before */
+    double checkpoint_seconds, checkpoint_total; /* writing, until on disk; bytes of all files */
     int noted, noted_first; /* rounds in by_round, the first of them */
     double *by_round;       /* owned [rounds + 1][2] private memory (most), MPI bytes (mean) */
     double mpi_bytes_before;
@@ -190,7 +194,10 @@ typedef struct eval_sum {
 eval_sum eval_samples(fl_work *work, fl_batcher *b, const fl_dataset *d, const fl_real *const *w,
     const fl_stack *stack, int max_length, int vocab, int n, const uint32_t *sample);
 
-fl_err state_save(fl_runtime *rt, int t); /* collective: checkpoint of round t */
+fl_err state_save(fl_runtime *rt, int t); /* collective: checkpoint of round t; checkpoint.async:
+                                             begun, after the one before has ended */
+/* collective: ends the checkpoint in the background, if there is one and it is done, or waits */
+fl_err state_settle(fl_runtime *rt, bool wait);
 fl_err state_resume(
     fl_runtime *rt, int *t); /* collective: newest valid checkpoint of OUT; *t 0 = fresh */
 uint64_t state_digest(fl_runtime *rt, int t); /* collective */

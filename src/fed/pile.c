@@ -21,6 +21,12 @@ static void meta_write(fl_runtime *rt, const fl_part *part, double *x)
     }
 }
 
+/* a whole number that a double holds; 0 means not known yet */
+static double meta_name(const double *x, int nmeta)
+{
+    return 1.0 + (double)(fl_hash(x, (size_t)nmeta * sizeof *x, 0) >> 12);
+}
+
 static const fl_space *meta_space(fl_runtime *rt, const double *x)
 {
     int nsites = rt->base.model.nsites, *r = fl_arena_take(rt->round, (size_t)nsites, sizeof *r);
@@ -52,12 +58,88 @@ static void set_weights(fl_runtime *rt, const double *count)
     }
 }
 
+/* kind[i]: which row of metadata part i has, of *n different ones, numbered as they come; name
+ * [nitems]. Open addressing; slots hold kind + 1, 0 = free. */
+static int *meta_kinds(fl_runtime *rt, int nitems, const double *name, int *n, int *first)
+{
+    int *kind = fl_arena_take(rt->round, (size_t)nitems, sizeof *kind), *slot;
+    size_t room = 2;
+
+    while (room < 2 * (size_t)nitems) {
+        room *= 2;
+    }
+    slot = fl_alloc("kinds of parts", room, sizeof *slot);
+    *n = 0;
+    for (int i = 0; i < nitems; i++) {
+        size_t at = (size_t)name[i] & (room - 1); /* a hash already */
+
+        while (slot[at] != 0 && name[first[slot[at] - 1]] != name[i]) {
+            at = (at + 1) & (room - 1);
+        }
+        if (slot[at] == 0) {
+            first[(*n)++] = i;
+            slot[at] = *n;
+        }
+        kind[i] = slot[at] - 1;
+    }
+    fl_free(slot);
+    return kind;
+}
+
+/* The metadata of all parts on all ranks. Most parts have equal ones, so that only their names go
+ * around for every part, and every different row once, from the host of the first part that has it:
+ * one number per part instead of one per site. */
+static void share_meta(fl_runtime *rt, const int *client)
+{
+    fl_inbox *in = &rt->inbox;
+    int nmeta = META_R + rt->base.model.nsites, n, begin = in->first_item[rt->ctx->rank],
+        end = in->first_item[rt->ctx->rank + 1];
+    size_t nitems = (size_t)in->nitems;
+    double *row = fl_arena_take(rt->round, (size_t)nmeta, sizeof *row);
+    double *name = fl_arena_take(rt->round, nitems, sizeof *name);
+    int *first = fl_arena_take(rt->round, nitems, sizeof *first);
+
+    for (int i = begin; i < end; i++) {
+        memset(row, 0, (size_t)nmeta * sizeof *row);
+        meta_write(rt, in->part[i], row);
+        name[i] = meta_name(row, nmeta);
+    }
+    fl_fill_in(rt->ctx, nitems, name);
+    const int *kind = meta_kinds(rt, in->nitems, name, &n, first);
+    double *rows = fl_arena_take(rt->round, (size_t)n * (size_t)nmeta, sizeof *rows);
+    const fl_space **space = fl_arena_take(rt->round, (size_t)n, sizeof *space);
+
+    for (int k = 0; k < n; k++) {
+        if (first[k] >= begin && first[k] < end) {
+            meta_write(rt, in->part[first[k]], rows + (size_t)k * (size_t)nmeta);
+        }
+    }
+    fl_fill_in(rt->ctx, (size_t)n * (size_t)nmeta, rows);
+    for (int k = 0; k < n; k++) {
+        space[k] = meta_space(rt, rows + (size_t)k * (size_t)nmeta);
+    }
+    for (int i = 0; i < in->nitems; i++) {
+        const double *x = rows + (size_t)kind[i] * (size_t)nmeta;
+
+        in->item[i] = (fl_item){.client = client[i],
+            .label = (int)x[META_LABEL],
+            .space = space[kind[i]],
+            .pick.factors = (unsigned)x[META_FACTORS]};
+    }
+    for (int i = begin; i < end; i++) { /* two rows of one name: a chance of 2^-52 a pair */
+        memset(row, 0, (size_t)nmeta * sizeof *row);
+        meta_write(rt, in->part[i], row);
+        FL_REQUIRE(
+            memcmp(row, rows + (size_t)kind[i] * (size_t)nmeta, (size_t)nmeta * sizeof *row) == 0);
+    }
+}
+
 fl_err pile_build(fl_runtime *rt)
 {
     fl_run *run = &rt->run;
     fl_inbox *in = &rt->inbox;
-    int size = rt->ctx->size, nmeta = META_R + rt->base.model.nsites;
-    double *count = fl_arena_take(rt->round, (size_t)run->ncohort, sizeof *count), *meta;
+    int size = rt->ctx->size, *client;
+    double *count = fl_arena_take(rt->round, (size_t)run->ncohort, sizeof *count);
 
     *in = (fl_inbox){.first_item = fl_arena_take(rt->round, (size_t)size + 1, sizeof(int))};
     for (int i = rt->first[rt->ctx->rank]; i < rt->first[rt->ctx->rank + 1]; i++) {
@@ -73,25 +155,18 @@ fl_err pile_build(fl_runtime *rt)
     in->first_item[size] = in->nitems;
     in->item = fl_arena_take(rt->round, (size_t)in->nitems, sizeof *in->item);
     in->mine = fl_arena_take(rt->round, (size_t)in->nitems, sizeof *in->mine);
-    meta = fl_arena_take(rt->round, (size_t)in->nitems * (size_t)nmeta, sizeof *meta);
-    for (int i = rt->first[rt->ctx->rank], at = in->first_item[rt->ctx->rank];
-         i < rt->first[rt->ctx->rank + 1]; i++) {
-        for (int p = 0; p < (int)count[i]; p++, at++) {
-            meta_write(rt, &rt->sent[i]->part[p], meta + (size_t)at * nmeta);
-            in->mine[at] = rt->sent[i]->part[p].ad;
-        }
-    }
-    fl_fill_in(rt->ctx, (size_t)in->nitems * (size_t)nmeta, meta);
+    in->part = fl_arena_take(rt->round, (size_t)in->nitems, sizeof *in->part);
+    client = fl_arena_take(rt->round, (size_t)in->nitems, sizeof *client);
     for (int i = 0, at = 0; i < run->ncohort; i++) {
         for (int p = 0; p < (int)count[i]; p++, at++) {
-            const double *x = meta + (size_t)at * nmeta;
-
-            in->item[at] = (fl_item){.client = run->cohort[i],
-                .label = (int)x[META_LABEL],
-                .space = meta_space(rt, x),
-                .pick.factors = (unsigned)x[META_FACTORS]};
+            client[at] = run->cohort[i];
+            if (i >= rt->first[rt->ctx->rank] && i < rt->first[rt->ctx->rank + 1]) {
+                in->part[at] = &rt->sent[i]->part[p];
+                in->mine[at] = in->part[at]->ad;
+            }
         }
     }
+    share_meta(rt, client);
     set_weights(rt, count);
     rt->pile = (fl_pile){in->nitems, in->item};
     return FL_OK;

@@ -13,16 +13,16 @@ void report_start(fl_runtime *rt)
 {
     const fl_run *run = &rt->run;
     const fl_model *m = &rt->base.model;
-    char a[32], b[32];
+    char b[32];
     double reals = 0;
 
     for (int j = 0; j < run->space->nslots; j++) {
         reals += (double)run->space->slot[j].rows * run->space->slot[j].cols;
     }
     fl_log(rt->ctx,
-        "model     %s: %s, %d blocks of width %d, %s parameters in %s, one copy per node",
+        "model     %s: %s, %d blocks of width %d, %zu parameters in %s, one copy per node",
         rt->deck->model.path, m->family == FL_FAMILY_GPT2 ? "gpt2" : "llama", m->nlayers, m->nd,
-        fl_bytes_text((double)m->nweights, a), fl_bytes_text((double)fl_model_bytes(m), b));
+        m->nweights, fl_bytes_text((double)fl_model_bytes(m), b));
     fl_log(rt->ctx,
         "data      %lld sequences, %lld tokens; %d clients, %d per round, weights by %s",
         (long long)rt->data.nsamples, (long long)rt->data.ntokens, run->nclients, run->ncohort,
@@ -306,7 +306,11 @@ fl_err report_finish(fl_runtime *rt)
     json_object_set_new(perf, "mpi_bytes", spread_json(bytes));
     json_object_set_new(perf, "peak_memory_bytes", spread_json(peak));
     json_object_set_new(perf, "node_pss_bytes", json_real(pss));
-    json_object_set_new(perf, "checkpoint_bytes", json_real(rt->checkpoint_bytes));
+    json_object_set_new(perf, "checkpoint_file_bytes", json_real(rt->checkpoint_bytes));
+    json_object_set_new(perf, "checkpoint_bytes", json_real(rt->checkpoint_total));
+    json_object_set_new(perf, "checkpoint_seconds", json_real(rt->checkpoint_seconds));
+    json_object_set_new(perf, "checkpoint_bandwidth_bytes_per_s",
+        json_real(rt->checkpoint_seconds > 0 ? rt->checkpoint_total / rt->checkpoint_seconds : 0));
     json_object_set_new(perf, "longest_checkpoint_s", json_real(rt->longest_checkpoint));
     fl_log(rt->ctx, "%s", "");
     if (checkpoint > 0.05 * (fl_now() - rt->started) && checkpoint > 5) {
@@ -383,5 +387,13 @@ fl_err report_dry_run(fl_runtime *rt)
         fl_bytes_text(
             (rt->method->needs & FL_MERGES) != 0 ? (double)fl_model_bytes(&rt->base.model) : 0, c),
         (rt->method->needs & FL_MERGES) != 0 ? ", merged" : " unchanged");
+    if (rt->deck->checkpoint.async) {
+        fl_log(rt->ctx, "checkpoint.async: rank 0 copies all of it: up to %s more memory there",
+            fl_bytes_text(
+                4.0 * (double)run->space->n + state +
+                    ((rt->method->needs & FL_MERGES) != 0 ? (double)fl_model_bytes(&rt->base.model)
+                                                          : 0),
+                a));
+    }
     return FL_OK;
 }

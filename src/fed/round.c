@@ -6,22 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int by_id(const void *a, const void *b)
-{
-    return *(const int *)a - *(const int *)b;
-}
-
-/* K of N without replacement, the same on all ranks */
+/* K of N without replacement, ascending, the same on all ranks */
 void round_draw(fl_runtime *rt, int t)
 {
     fl_run *run = &rt->run;
 
-    for (int i = 0; i < run->nclients; i++) {
-        rt->order[i] = i;
-    }
-    fl_rng_shuffle(run->seed, FL_RNG_COHORT, 0, t, run->nclients, rt->order);
-    memcpy(rt->cohort, rt->order, (size_t)run->ncohort * sizeof *rt->cohort);
-    qsort(rt->cohort, (size_t)run->ncohort, sizeof *rt->cohort, by_id);
+    fl_rng_subset(run->seed, FL_RNG_COHORT, 0, t, run->nclients, run->ncohort, rt->cohort);
     run->cohort = rt->cohort;
 }
 

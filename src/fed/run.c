@@ -127,6 +127,7 @@ static fl_err rounds(fl_runtime *rt, int t)
     while (t < deck->run.rounds) {
         t++;
         FL_TRY(one_round(rt, t));
+        FL_TRY(state_settle(rt, false));
         bool last = t == deck->run.rounds, stop = !last && must_stop(rt);
 
         if (last || stop || (deck->checkpoint.every > 0 && t % deck->checkpoint.every == 0)) {
@@ -137,13 +138,14 @@ static fl_err rounds(fl_runtime *rt, int t)
         FL_TRY(report_files(rt));
         fl_phase_end(rt->ctx, FL_PHASE_metrics);
         if (stop) {
+            FL_TRY(state_settle(rt, true));
             return fl_fail(FL_ESTOP,
                 "stopped after round %d of %d with a checkpoint; run the same command again to go "
                 "on",
                 saved, deck->run.rounds);
         }
     }
-    return FL_OK;
+    return state_settle(rt, true);
 }
 
 static fl_err federation(fl_runtime *rt, uint64_t *state)

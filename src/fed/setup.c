@@ -117,7 +117,6 @@ static fl_err make_clients(fl_runtime *rt)
     }
     rt->client_r = fl_alloc("client ranks", n, sizeof *rt->client_r);
     rt->cost = fl_alloc("client costs", n, sizeof *rt->cost);
-    rt->order = fl_alloc("order of clients", n, sizeof *rt->order);
     rt->last_seen = fl_alloc("last rounds of clients", n, sizeof *rt->last_seen);
     rt->cohort = fl_alloc("cohort", (size_t)run->ncohort, sizeof *rt->cohort);
     rt->first = fl_alloc("blocks of the cohort", (size_t)rt->ctx->size + 1, sizeof *rt->first);
@@ -268,6 +267,8 @@ fl_err setup_fresh(fl_runtime *rt)
 
 void setup_destroy(fl_runtime *rt)
 {
+    fl_checkpoint_join(&rt->saving); /* there is one only when the run failed: what it has begun is
+                                        finished, what fails is said with the rest */
     fl_work_destroy(&rt->work);
     fl_batcher_destroy(&rt->batcher);
     fl_free(rt->picked);
@@ -284,7 +285,7 @@ void setup_destroy(fl_runtime *rt)
     fl_base_destroy(&rt->base);
     fl_spaces_destroy(&rt->spaces);
     fl_metrics_free(&rt->metrics);
-    void *owned[] = {rt->team_first, rt->leader, rt->client_r, rt->cost, rt->order, rt->last_seen,
+    void *owned[] = {rt->team_first, rt->leader, rt->client_r, rt->cost, rt->last_seen,
         rt->cohort, rt->first, rt->owner, rt->slot_changed, rt->slot_hash, rt->revision_bytes,
         rt->curve, rt->by_round};
 

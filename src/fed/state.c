@@ -87,12 +87,45 @@ static char *column_names(const fl_metrics *m)
     return t.s;
 }
 
+/* a checkpoint is on disk: the older ones may go; what it cost */
+static void state_saved(fl_runtime *rt, int t, double seconds)
+{
+    fl_text dir = {0};
+
+    fl_text_add(&dir, "%s/checkpoints", rt->opt->out);
+    if (rt->ctx->rank == 0) {
+        fl_checkpoint_prune_upto(dir.s, rt->deck->checkpoint.keep, t);
+    }
+    rt->checkpoint_seconds += seconds;
+    rt->checkpoint_total += rt->checkpoint_bytes;
+    /* what a stop must leave time for */
+    rt->longest_checkpoint = FL_MAX(rt->longest_checkpoint, rt->saving_waited + seconds);
+    fl_text_free(&dir);
+}
+
+fl_err state_settle(fl_runtime *rt, bool wait)
+{
+    double seconds;
+
+    if (rt->saving == NULL || (!wait && !fl_checkpoint_done(rt->ctx, rt->saving))) {
+        return FL_OK;
+    }
+    fl_phase_begin(rt->ctx, FL_PHASE_checkpoint);
+    fl_err err = fl_checkpoint_end(rt->ctx, &rt->saving, &rt->checkpoint_bytes, &seconds);
+
+    if (err == FL_OK) {
+        state_saved(rt, rt->saving_round, seconds);
+    }
+    fl_phase_end(rt->ctx, FL_PHASE_checkpoint);
+    return err;
+}
+
 static void named(fl_array *a, const char *name)
 {
     snprintf(a->name, sizeof a->name, "%s", name);
 }
 
-fl_err state_save(fl_runtime *rt, int t)
+static fl_err state_write(fl_runtime *rt, int t)
 {
     fl_run *run = &rt->run;
     arrays a = {0};
@@ -102,6 +135,7 @@ fl_err state_save(fl_runtime *rt, int t)
             *changed = fl_alloc("slot changes", nslots, sizeof *changed);
     double traffic[2 * NTRAFFIC], begin = fl_now();
     char *columns = column_names(&rt->metrics), *path = NULL, *dir = NULL;
+    const fl_deck_checkpoint *how = &rt->deck->checkpoint;
     fl_text p = {0}, d = {0};
 
     fl_phase_begin(rt->ctx, FL_PHASE_checkpoint);
@@ -145,7 +179,10 @@ fl_err state_save(fl_runtime *rt, int t)
         .nclients = run->nclients,
         .store = rt->store,
         .nbase = rt->base_revision > 0 ? fl_model_bytes(&rt->base.model) / sizeof(fl_real) : 0,
-        .base = rt->base.share.x};
+        .base = rt->base.share.x,
+        .how = {.writers = how->writers,
+            .stripe_count = how->stripe_count,
+            .stripe_size = how->stripe_size}};
 
     fl_text_add(&d, "%s/checkpoints", rt->opt->out);
     fl_text_add(&p, "%s/round-%06d.h5", d.s, t);
@@ -153,14 +190,16 @@ fl_err state_save(fl_runtime *rt, int t)
     path = p.s;
     fl_err err = fl_agree(rt->ctx, rt->ctx->rank == 0 ? fl_make_dirs(dir) : FL_OK);
 
-    if (err == FL_OK) {
+    if (err == FL_OK && how->async) {
+        err = fl_checkpoint_begin(rt->ctx, path, &s, &rt->saving);
+        rt->saving_round = t;
+    } else if (err == FL_OK) {
         err = fl_checkpoint_write(rt->ctx, path, &s, &rt->checkpoint_bytes);
-    }
-    if (err == FL_OK && rt->ctx->rank == 0) {
-        fl_checkpoint_prune_upto(dir, rt->deck->checkpoint.keep, t);
+        if (err == FL_OK) {
+            state_saved(rt, t, fl_max(rt->ctx, fl_now() - begin));
+        }
     }
     fl_phase_end(rt->ctx, FL_PHASE_checkpoint);
-    rt->longest_checkpoint = FL_MAX(rt->longest_checkpoint, fl_now() - begin);
     fl_free(a.x);
     fl_free(seen);
     fl_free(changed);
@@ -169,6 +208,15 @@ fl_err state_save(fl_runtime *rt, int t)
     fl_text_free(&d);
     fl_text_free(&p);
     return err;
+}
+
+fl_err state_save(fl_runtime *rt, int t)
+{
+    double begin = fl_now();
+
+    FL_TRY(state_settle(rt, true)); /* one at a time, so that there is one copy at most */
+    rt->saving_waited = fl_now() - begin;
+    return state_write(rt, t);
 }
 
 /* ---- resuming ---- */

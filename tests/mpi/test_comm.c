@@ -212,10 +212,15 @@ static void share_unmapped_on_one(void **state)
 
 static void agree_text(void **state)
 {
-    int size = test_ctx->size, me = test_ctx->rank, low = size > 1 ? 1 : 0;
-    char want[100];
+    int size = test_ctx->size, me = test_ctx->rank, low = size > 1 ? 1 : 0, n;
+    char want[2 * MPI_MAX_PROCESSOR_NAME + 100], host[MPI_MAX_PROCESSOR_NAME + 4] = " on ";
 
     (void)state;
+    MPI_Get_processor_name(host + 4, &n);
+    MPI_Bcast(host, sizeof host, MPI_CHAR, low, test_ctx->world);
+    if (test_ctx->nnodes == 1) { /* one host needs no name */
+        host[0] = '\0';
+    }
     fl_error_clear();
     assert_int_equal(fl_agree(test_ctx, FL_OK), FL_OK);
     assert_string_equal(fl_error_text(), "");
@@ -237,7 +242,8 @@ static void agree_text(void **state)
     }
     assert_int_equal(fl_agree(test_ctx, err), FL_EFILE);
     snprintf(want, sizeof want,
-        size > 1 ? "rank %d: disk full\nrank %d: go home" : "disk full\ngo home", low, low);
+        size > 1 ? "rank %d%s: disk full\nrank %d%s: go home" : "disk full\ngo home", low, host,
+        low, host);
     assert_string_equal(fl_error_text(), want);
     fl_error_clear();
 
@@ -248,7 +254,7 @@ static void agree_text(void **state)
         err = FL_OK;
     }
     assert_int_equal(fl_agree(test_ctx, err), FL_ENUM);
-    snprintf(want, sizeof want, size > 1 ? "rank %d: trouble %d" : "trouble 0", low, low);
+    snprintf(want, sizeof want, size > 1 ? "rank %d%s: trouble %d" : "trouble 0", low, host, low);
     assert_string_equal(fl_error_text(), want);
     fl_error_clear();
 }

@@ -140,6 +140,41 @@ static void rng_shuffle(void **state)
     fl_rng_shuffle(2, FL_RNG_TEST, 0, 0, 0, NULL);
 }
 
+/* A subset is ascending and in range, and all 20 subsets of 3 of 6 are equally frequent: chi-square
+ * of 19 degrees below its 0.9999 point. All of n is all of n, none is none. */
+static void rng_subset(void **state)
+{
+    enum { N = 20000 };
+    int count[64] = {0}, sets = 0, all[500];
+    double chi = 0;
+
+    (void)state;
+    for (int round = 0; round < N; round++) {
+        int x[3];
+
+        fl_rng_subset(1, FL_RNG_TEST, 0, round, 6, 3, x);
+        assert_true(0 <= x[0] && x[0] < x[1] && x[1] < x[2] && x[2] < 6);
+        count[1 << x[0] | 1 << x[1] | 1 << x[2]]++;
+    }
+    for (int i = 0; i < 64; i++) {
+        if (count[i] > 0) {
+            sets++;
+            chi += (count[i] - 1000.0) * (count[i] - 1000.0) / 1000.0;
+        }
+    }
+    assert_int_equal(sets, 20);
+    assert_true(chi < 52.4);
+    fl_rng_subset(2, FL_RNG_TEST, 0, 0, 500, 500, all);
+    for (int i = 0; i < 500; i++) {
+        assert_int_equal(all[i], i);
+    }
+    fl_rng_subset(2, FL_RNG_TEST, 0, 0, INT32_MAX, 500, all);
+    for (int i = 1; i < 500; i++) {
+        assert_true(all[i - 1] >= 0 && all[i - 1] < all[i]);
+    }
+    fl_rng_subset(2, FL_RNG_TEST, 0, 0, 0, 0, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct CMUnitTest tests[] = {
@@ -147,6 +182,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(rng_packing),
         cmocka_unit_test(rng_moments),
         cmocka_unit_test(rng_shuffle),
+        cmocka_unit_test(rng_subset),
     };
 
     return fl_test_main(argc, argv, tests, FL_COUNT(tests));

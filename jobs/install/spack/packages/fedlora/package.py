@@ -34,7 +34,7 @@ class Fedlora(MakefilePackage):
     depends_on("libyaml")
     depends_on("jansson")
     depends_on("xxhash")
-    depends_on("xz libs=shared,static")
+    depends_on("xz")
     depends_on("random123", type="build")
     depends_on("cmocka", type="test")
 
