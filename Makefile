@@ -61,10 +61,10 @@ $(B)/double/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -DFL_REAL_DOUBLE -MMD -MP -c -o $@ $<
 
-$(TEST_BIN): $(B)/%: %.c $(B)/libfedlora.a tests/harness.h
+$(TEST_BIN): $(B)/%: %.c $(B)/libfedlora.a $(wildcard tests/*.h tests/*/*.h)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -Itests -o $@ $< $(B)/libfedlora.a -lcmocka $(LIBS)
-$(GRAD_BIN): $(B)/%: %.c $(B)/libfedlora-double.a tests/harness.h
+$(GRAD_BIN): $(B)/%: %.c $(B)/libfedlora-double.a $(wildcard tests/*.h tests/*/*.h)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -DFL_REAL_DOUBLE -Itests -o $@ $< $(B)/libfedlora-double.a -lcmocka $(LIBS)
 

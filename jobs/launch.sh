@@ -65,7 +65,8 @@ out_folder() {
     done
     [ -n "$out" ] || out=$set
     [ -n "$out" ] || out=$(from_deck out)
-    [ -n "$out" ] || out=runs/${name:-$(from_deck name)}
+    [ -n "$name" ] || name=$(from_deck name)
+    [ -n "$out" ] || out=runs/${name:-run}
     echo "$out"
 }
 
@@ -152,8 +153,8 @@ case $code in
     exit 0
     ;;
 75) what="stopped with a checkpoint" ;;
-# mpirun's codes of a rank that died; 143 and 137 also srun's
-1 | 134 | 135 | 136 | 137 | 139 | 143) what="a rank died" ;;
+# mpirun's codes of a rank that died, and of a host that was lost (205); 143 and 137 also srun's
+1 | 134 | 135 | 136 | 137 | 139 | 143 | 205) what="a rank died" ;;
 *)
     echo "launch: exit code $code: read the message; nothing was queued"
     exit "$code"

@@ -9,7 +9,7 @@
 # usage, from the top of the tree:  DECK=inputs/shakespeare.yaml ARGS="--set run.rounds=50" bsub < jobs/lsf-one-node.sh
 set -u
 cd "$LS_SUBCWD" || exit 4
-jobs=${FEDLORA_JOBS:-jobs}
+jobs=${FEDLORA_JOBS:-${FEDLORA_SHARE:+$FEDLORA_SHARE/}jobs}
 # shellcheck source=jobs/lsf-env.sh
 . "$jobs/lsf-env.sh" lsf-one-node.sh 4
 # several arguments in one variable

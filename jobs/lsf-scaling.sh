@@ -11,7 +11,7 @@
 #        MODE=weak DECK=inputs/scaling/weak.yaml bsub < jobs/lsf-scaling.sh                  OUT=DIR chooses the folder
 set -u
 cd "$LS_SUBCWD" || exit 4
-jobs=${FEDLORA_JOBS:-jobs}
+jobs=${FEDLORA_JOBS:-${FEDLORA_SHARE:+$FEDLORA_SHARE/}jobs}
 # shellcheck source=jobs/lsf-env.sh
 . "$jobs/lsf-env.sh" lsf-scaling.sh 1
 # several arguments in one variable

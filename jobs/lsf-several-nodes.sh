@@ -10,7 +10,7 @@
 # Base model and data are held once per node.
 set -u
 cd "$LS_SUBCWD" || exit 4
-jobs=${FEDLORA_JOBS:-jobs}
+jobs=${FEDLORA_JOBS:-${FEDLORA_SHARE:+$FEDLORA_SHARE/}jobs}
 # shellcheck source=jobs/lsf-env.sh
 . "$jobs/lsf-env.sh" lsf-several-nodes.sh 4
 # several arguments in one variable

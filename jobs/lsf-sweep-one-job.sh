@@ -9,7 +9,7 @@
 # usage: DECK=inputs/shakespeare.yaml ARGS="--over method.name=fedavg,flora --over run.seed=1..5 --out runs/sweep" bsub < jobs/lsf-sweep-one-job.sh
 set -u
 cd "$LS_SUBCWD" || exit 4
-jobs=${FEDLORA_JOBS:-jobs}
+jobs=${FEDLORA_JOBS:-${FEDLORA_SHARE:+$FEDLORA_SHARE/}jobs}
 # shellcheck source=jobs/lsf-env.sh
 . "$jobs/lsf-env.sh" lsf-sweep-one-job.sh 4
 # several arguments in one variable

@@ -11,7 +11,7 @@
 #   fedlora sweep inputs/shakespeare.yaml --over method.name=fedavg,flora,flexlora --over run.seed=1..3 --out runs/sweep
 set -u
 cd "$LS_SUBCWD" || exit 4
-jobs=${FEDLORA_JOBS:-jobs}
+jobs=${FEDLORA_JOBS:-${FEDLORA_SHARE:+$FEDLORA_SHARE/}jobs}
 # shellcheck source=jobs/lsf-env.sh
 . "$jobs/lsf-env.sh" lsf-sweep.sh 4
 # several arguments in one variable

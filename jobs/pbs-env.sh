@@ -38,7 +38,7 @@ export FEDLORA_LAUNCH
 # names only: their values come from here, and may have commas
 FEDLORA_CHAIN=${FEDLORA_CHAIN:-submit} INDEX=${PBS_ARRAY_INDEX:-${INDEX:-}}
 pbs_names=
-for pbs_name in FEDLORA_CHAIN FEDLORA_CHAIN_MAX FEDLORA_JOBS FEDLORA INDEX "$@"; do
+for pbs_name in FEDLORA_CHAIN FEDLORA_CHAIN_MAX FEDLORA_JOBS FEDLORA_SHARE FEDLORA INDEX "$@"; do
     if [ -n "${!pbs_name:-}" ]; then
         export "${pbs_name?}"
         pbs_names+=${pbs_names:+,}$pbs_name

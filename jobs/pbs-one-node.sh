@@ -9,7 +9,7 @@
 # ARGS with commas: export DECK and ARGS, then  qsub -v DECK,ARGS jobs/pbs-one-node.sh
 set -u
 cd "$PBS_O_WORKDIR" || exit 4
-jobs=${FEDLORA_JOBS:-jobs}
+jobs=${FEDLORA_JOBS:-${FEDLORA_SHARE:+$FEDLORA_SHARE/}jobs}
 # shellcheck source=jobs/pbs-env.sh
 . "$jobs/pbs-env.sh" pbs-one-node.sh 4 DECK ARGS
 # several arguments in one variable

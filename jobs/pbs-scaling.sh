@@ -11,7 +11,7 @@
 #        qsub -v MODE=weak,DECK=inputs/scaling/weak.yaml jobs/pbs-scaling.sh            OUT=DIR in the list chooses the folder
 set -u
 cd "$PBS_O_WORKDIR" || exit 4
-jobs=${FEDLORA_JOBS:-jobs}
+jobs=${FEDLORA_JOBS:-${FEDLORA_SHARE:+$FEDLORA_SHARE/}jobs}
 # shellcheck source=jobs/pbs-env.sh
 . "$jobs/pbs-env.sh" pbs-scaling.sh 1 MODE DECK ARGS OUT
 # several arguments in one variable

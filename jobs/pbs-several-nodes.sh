@@ -10,7 +10,7 @@
 # Base model and data are held once per node.
 set -u
 cd "$PBS_O_WORKDIR" || exit 4
-jobs=${FEDLORA_JOBS:-jobs}
+jobs=${FEDLORA_JOBS:-${FEDLORA_SHARE:+$FEDLORA_SHARE/}jobs}
 # shellcheck source=jobs/pbs-env.sh
 . "$jobs/pbs-env.sh" pbs-several-nodes.sh 4 DECK ARGS
 # several arguments in one variable

@@ -9,7 +9,7 @@
 #        qsub -v DECK,ARGS jobs/pbs-sweep-one-job.sh
 set -u
 cd "$PBS_O_WORKDIR" || exit 4
-jobs=${FEDLORA_JOBS:-jobs}
+jobs=${FEDLORA_JOBS:-${FEDLORA_SHARE:+$FEDLORA_SHARE/}jobs}
 # shellcheck source=jobs/pbs-env.sh
 . "$jobs/pbs-env.sh" pbs-sweep-one-job.sh 4 DECK ARGS
 # several arguments in one variable

@@ -11,7 +11,7 @@
 #   fedlora sweep inputs/shakespeare.yaml --over method.name=fedavg,flora,flexlora --over run.seed=1..3 --out runs/sweep
 set -u
 cd "$PBS_O_WORKDIR" || exit 4
-jobs=${FEDLORA_JOBS:-jobs}
+jobs=${FEDLORA_JOBS:-${FEDLORA_SHARE:+$FEDLORA_SHARE/}jobs}
 # shellcheck source=jobs/pbs-env.sh
 . "$jobs/pbs-env.sh" pbs-sweep.sh 4 METHODS SEEDS DECK ARGS OUT
 # several arguments in one variable

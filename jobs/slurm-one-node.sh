@@ -12,7 +12,7 @@
 # usage, from the top of the tree:  sbatch jobs/slurm-one-node.sh inputs/shakespeare.yaml [--set section.key=value ...]
 set -u
 cd "$SLURM_SUBMIT_DIR" || exit 4
-jobs=${FEDLORA_JOBS:-jobs}
+jobs=${FEDLORA_JOBS:-${FEDLORA_SHARE:+$FEDLORA_SHARE/}jobs}
 # shellcheck source=jobs/slurm-env.sh
 . "$jobs/slurm-env.sh" "$@"
 # exec, because the scheduler signals this process only (B:)

@@ -17,7 +17,7 @@
 # OUT=DIR sbatch ... chooses the folder (runs/scaling-strong). Draw it: analysis/README.md.
 set -u
 cd "$SLURM_SUBMIT_DIR" || exit 4
-jobs=${FEDLORA_JOBS:-jobs}
+jobs=${FEDLORA_JOBS:-${FEDLORA_SHARE:+$FEDLORA_SHARE/}jobs}
 # shellcheck source=jobs/slurm-env.sh
 . "$jobs/slurm-env.sh" "$@"
 exec "$jobs/scaling.sh" "$SLURM_ARRAY_TASK_ID" "$@"

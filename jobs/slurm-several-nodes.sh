@@ -14,7 +14,7 @@
 # Ranks see their nodes through mpirun or srun (FEDLORA_LAUNCH=srun sbatch ...); base model and data are held once per node.
 set -u
 cd "$SLURM_SUBMIT_DIR" || exit 4
-jobs=${FEDLORA_JOBS:-jobs}
+jobs=${FEDLORA_JOBS:-${FEDLORA_SHARE:+$FEDLORA_SHARE/}jobs}
 # shellcheck source=jobs/slurm-env.sh
 . "$jobs/slurm-env.sh" "$@"
 # exec, because the scheduler signals this process only (B:)

@@ -12,7 +12,7 @@
 # usage: sbatch jobs/slurm-sweep-one-job.sh inputs/shakespeare.yaml --over method.name=fedavg,flora --over run.seed=1..5 --out runs/sweep
 set -u
 cd "$SLURM_SUBMIT_DIR" || exit 4
-jobs=${FEDLORA_JOBS:-jobs}
+jobs=${FEDLORA_JOBS:-${FEDLORA_SHARE:+$FEDLORA_SHARE/}jobs}
 # shellcheck source=jobs/slurm-env.sh
 . "$jobs/slurm-env.sh" "$@"
 exec "$jobs/launch.sh" sweep "$@"

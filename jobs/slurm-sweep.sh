@@ -15,7 +15,7 @@
 #   fedlora sweep inputs/shakespeare.yaml --over method.name=fedavg,flora,flexlora --over run.seed=1..3 --out runs/sweep
 set -u
 cd "$SLURM_SUBMIT_DIR" || exit 4
-jobs=${FEDLORA_JOBS:-jobs}
+jobs=${FEDLORA_JOBS:-${FEDLORA_SHARE:+$FEDLORA_SHARE/}jobs}
 # shellcheck source=jobs/slurm-env.sh
 . "$jobs/slurm-env.sh" "$@"
 exec "$jobs/sweep.sh" "$SLURM_ARRAY_TASK_ID" "$@"

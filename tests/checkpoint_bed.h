@@ -113,7 +113,7 @@ static inline void sample_create(fl_ctx *ctx, bool full, sample *m)
         .base_revision = full ? 2 : 0,
         .deck = (char *)"run: {seed: 1}\n",
         .versions = (char *)"",
-        .columns = (char *)"round,wall_s,train_loss",
+        .columns = (char *)"round,wall_s:s,train_loss:nat",
         .narrays = NARRAYS,
         .array = m->array,
         .nclients = NCLIENTS,

@@ -97,7 +97,8 @@ static const fl_field cohort_fields[] = {
     FL_WORD(fl_deck_cohort, weights, "samples", "samples|uniform",
         "weight of a client's update: its training samples, or all alike"),
     FL_INT(fl_deck_cohort, shards, "1", 1, 4096, "",
-        "parts of a local step's batch, added by the order-free sum; so many ranks can share a client"),
+        "parts of a local step's batch, added by the order-free sum; so many ranks can share a "
+        "client"),
     FL_END,
 };
 static const fl_field train_fields[] = {
@@ -169,7 +170,8 @@ static const fl_field checkpoint_fields[] = {
     FL_FREE_INT(
         fl_deck_checkpoint, keep, "2", 1, 1e6, "files", "checkpoints kept, the newest ones"),
     FL_FREE_INT(fl_deck_checkpoint, writers, "0", 0, ANY, "ranks",
-        "ranks that write the large data sets, spread over the nodes; the others send theirs; 0 = all"),
+        "ranks that write the large data sets, spread over the nodes; the others send theirs; 0 = "
+        "all"),
     FL_FREE_INT(fl_deck_checkpoint, stripe_count, "0", 0, ANY, "servers",
         "storage servers a new file is spread over (Lustre); 0 = the folder's own"),
     FL_FREE_INT(fl_deck_checkpoint, stripe_size, "0", 0, ANY, "bytes",

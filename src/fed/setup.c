@@ -210,6 +210,14 @@ fl_err setup_runtime(fl_ctx *ctx, const fl_deck *deck, const fl_options *opt, fl
         return fl_fail(FL_EDECK, "model.path: empty; give a Hugging Face folder, or make one with "
                                  "'fedlora pretrain DECK'");
     }
+    if (deck->svd.grid.n == 2 && (int64_t)deck->svd.grid.x[0] * deck->svd.grid.x[1] > ctx->size) {
+        return fl_fail(FL_EDECK,
+            "svd.grid: [%d, %d] needs %lld ranks, this job has %d; a pinned grid decides bits, so "
+            "it is "
+            "not made smaller",
+            deck->svd.grid.x[0], deck->svd.grid.x[1],
+            (long long)deck->svd.grid.x[0] * deck->svd.grid.x[1], ctx->size);
+    }
     fl_phase_begin(ctx, FL_PHASE_setup);
     FL_TRY(fl_base_load(ctx, deck->model.path, deck->model.share_dir, &rt->base));
     rt->base_hash = rt->base.hash;
@@ -285,9 +293,9 @@ void setup_destroy(fl_runtime *rt)
     fl_base_destroy(&rt->base);
     fl_spaces_destroy(&rt->spaces);
     fl_metrics_free(&rt->metrics);
-    void *owned[] = {rt->team_first, rt->leader, rt->client_r, rt->cost, rt->last_seen,
-        rt->cohort, rt->first, rt->owner, rt->slot_changed, rt->slot_hash, rt->revision_bytes,
-        rt->curve, rt->by_round};
+    void *owned[] = {rt->team_first, rt->leader, rt->client_r, rt->cost, rt->last_seen, rt->cohort,
+        rt->first, rt->owner, rt->slot_changed, rt->slot_hash, rt->revision_bytes, rt->curve,
+        rt->by_round};
 
     for (size_t i = 0; i < FL_COUNT(owned); i++) {
         fl_free(owned[i]);

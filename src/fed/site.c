@@ -296,12 +296,12 @@ fl_err fl_svd_mix(
 
     FL_REQUIRE(rt->aggregating && (rt->method->needs & FL_EACH) != 0 && (*out)->at == NULL);
     fl_phase_begin(rt->ctx, FL_PHASE_svd);
-    if (rt->deck->svd.solver == FL_SVD_SCALAPACK) {
-        FL_TRY(svd_on_grid(run, in, &arg, out, rows));
-    } else {
-        FL_TRY(fl_sites(run, in, svd_site, &arg, 1, out, SVD_ROW, rows));
-    }
+    fl_err err = rt->deck->svd.solver == FL_SVD_SCALAPACK
+                     ? svd_on_grid(run, in, &arg, out, rows)
+                     : fl_sites(run, in, svd_site, &arg, 1, out, SVD_ROW, rows);
+
     fl_phase_end(rt->ctx, FL_PHASE_svd);
+    FL_TRY(err);
     for (int j = 0; j < run->nsites; j++) {
         kept += rows[(size_t)SVD_ROW * (size_t)j + SVD_KEPT];
         lost += rows[(size_t)SVD_ROW * (size_t)j + SVD_LOST];

@@ -14,7 +14,7 @@ enum {
     BENCH_CLIENTS = 200,
     BENCH_BLOB = BENCH_BYTES / BENCH_CLIENTS,
     BENCH_PIECE = 8 << 20,
-    BENCH_TURNS = 5,
+    BENCH_TURNS = 3,
     BENCH_WAYS = 40
 };
 
@@ -128,7 +128,8 @@ static fl_err bench_turn(fl_ctx *ctx, const char *path, const char *x, fl_snapsh
 static void show(const way *ways, int n, int size, fl_text *t)
 {
     fl_text_add(t,
-        "checkpoint of %.0f MB of client state on %d rank(s), with hashes, fsync and rename; best of "
+        "checkpoint of %.0f MB of client state on %d rank(s), with hashes, fsync and rename; best "
+        "of "
         "%d turns\n%-34s %9s %9s %7s\n",
         BENCH_BYTES / 1e6, size, BENCH_TURNS, "", "s", "MB/s", "ratio");
     for (int i = 0; i < n; i++) {
@@ -138,7 +139,7 @@ static void show(const way *ways, int n, int size, fl_text *t)
         snprintf(name, sizeof name, "writers: %d, %s", y->how.writers,
             y->how.independent ? "independent" : "collective");
         fl_text_add(t, "%-34s %9.3f %9.1f %7.2f",
-            y->plain ? "write() and fsync(): the limit"
+            y->plain   ? "write() and fsync(): the limit"
             : y->async ? "async: true"
                        : name,
             y->best, BENCH_BYTES / 1e6 / y->best, ways[0].best / y->best);

@@ -1,13 +1,13 @@
 /* checkpoint_async.c - a checkpoint that is written while the run goes on.
- * In the foreground (collective, from memory to memory): the tables are agreed, rank 0 makes PATH.tmp
- * with header and small arrays, and copies what is left to write: large arrays, the base if it was
- * changed, and the clients' state, which the other ranks send it. In the background one thread of
- * rank 0 writes those copies to their places, seals, fsyncs and renames.
- * The thread calls the operating system and nothing else. MPI is not asked for more than
- * MPI_THREAD_FUNNELED; HDF5 is not thread-safe and the run uses it meanwhile (metrics.h5); fl_alloc
- * and fl_fail count and record without locks. That is possible because the data sets are contiguous
- * and have their places once the header is written. What went wrong is kept as errno, and becomes a
- * sentence when the run comes back for it. */
+ * In the foreground (collective, from memory to memory): the tables are agreed, rank 0 makes
+ * PATH.tmp with header and small arrays, and copies what is left to write: large arrays, the base
+ * if it was changed, and the clients' state, which the other ranks send it. In the background one
+ * thread of rank 0 writes those copies to their places, seals, fsyncs and renames. The thread calls
+ * the operating system and nothing else. MPI is not asked for more than MPI_THREAD_FUNNELED; HDF5
+ * is not thread-safe and the run uses it meanwhile (metrics.h5); fl_alloc and fl_fail count and
+ * record without locks. That is possible because the data sets are contiguous and have their places
+ * once the header is written. What went wrong is kept as errno, and becomes a sentence when the run
+ * comes back for it. */
 #include "checkpoint_internal.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +20,7 @@
 enum { ASYNC_PIECE = 8 << 20 }; /* bytes a system call */
 
 struct fl_checkpoint_job {
-    bool here; /* rank 0; the others hold an empty one */
+    bool here;        /* rank 0; the others hold an empty one */
     char *path, *tmp; /* owned */
     ck_place *place;  /* owned [nplaces], .x owned */
     int nplaces;
@@ -97,8 +97,8 @@ static void start_thread(fl_checkpoint_job *job)
 
 /* ---- the run ---- */
 
-/* Takes over what rank 0's writer knows, and copies it. Returns the room for the clients' state, which
- * is still empty; NULL when there is none. */
+/* Takes over what rank 0's writer knows, and copies it. Returns the room for the clients' state,
+ * which is still empty; NULL when there is none. */
 static char *take_over(ck_writer *w, fl_checkpoint_job *job)
 {
     char *clients = NULL;

@@ -77,11 +77,13 @@ typedef struct ck_writer {
     int writer;            /* the rank that writes for this one */
     int lo, hi;            /* ranks lo .. hi - 1 are the group */
     MPI_Comm team;         /* the writers; NULL on other ranks; the world (borrowed) if all write */
+    bool independent;      /* writers: MPI-IO's independent writes instead of collective ones */
 } ck_writer;
 size_t ck_array_bytes(const fl_array *a);
 bool ck_is_parallel(const fl_array *a); /* large enough for several ranks to share the writing */
 void ck_writer_free(ck_writer *w);      /* collective among the writers */
-/* Collective: hashes, the tables of clients, and PATH.tmp with everything but its large data sets. */
+/* Collective: hashes, the tables of clients, and PATH.tmp with everything but its large data sets.
+ */
 fl_err ck_prepare(ck_writer *w);
 /* Collective: fills the large data sets of w->tmp, fsyncs. */
 fl_err ck_write_parallel(ck_writer *w);

@@ -1,8 +1,11 @@
 /* checkpoint_slabs.c - step 2 of a checkpoint (checkpoint_write.c): the large data sets, which
  * exist already and whose space is reserved, are filled by the writers (checkpoint_writers.c) with
- * collective writes of at most CK_SLAB bytes per rank: above 2 GiB in one call MPI-IO overflows. The
- * number of calls is agreed, failures are agreed after each data set. */
+ * collective writes of at most CK_SLAB bytes per rank: above 2 GiB in one call MPI-IO overflows.
+ * The number of calls is agreed, failures are agreed after each data set. */
 #include "checkpoint_internal.h"
+#include <stdlib.h>
+#include <string.h>
+#include <sys/vfs.h>
 
 size_t ck_array_bytes(const fl_array *a)
 {
@@ -45,16 +48,14 @@ static fl_err write_calls(ck_writer *w, hid_t set, const slabs *b, const char *d
     int64_t calls = (int64_t)fl_max(w->ctx, (double)((b->n + b->most - 1) / b->most));
     hid_t dxpl = H5Pcreate(H5P_DATASET_XFER);
 
-    H5Pset_dxpl_mpio(
-        dxpl, w->s->how.independent ? H5FD_MPIO_INDEPENDENT : H5FD_MPIO_COLLECTIVE);
+    H5Pset_dxpl_mpio(dxpl, w->independent ? H5FD_MPIO_INDEPENDENT : H5FD_MPIO_COLLECTIVE);
     for (int64_t i = 0; i < calls; i++) {
         size_t at = FL_MIN((size_t)i * b->most, b->n), n = FL_MIN(b->most, b->n - at);
         const void *x = n > 0 ? b->piece(b->from, at, n) : NULL;
 
         /* after a failure the calls go on: the other ranks are in them */
-        if (is_writer(w) && (n > 0 || !w->s->how.independent) &&
-            h5_write(set, h5_type_native(b->type), dxpl, b->first + at, n, x) < 0 &&
-            err == FL_OK) {
+        if (is_writer(w) && (n > 0 || !w->independent) &&
+            h5_write(set, h5_type_native(b->type), dxpl, b->first + at, n, x) < 0 && err == FL_OK) {
             err = h5_fail(w->path, doing);
         }
     }
@@ -96,8 +97,8 @@ static const void *plain_piece(void *from, size_t at, size_t n)
     return p->x + at * p->each;
 }
 
-/* An array that every writer has whole (replicated, or the base in its node's memory): each writes a
- * share, cut at multiples of 1 MiB so that no two touch a page, a block or a lock of the file
+/* An array that every writer has whole (replicated, or the base in its node's memory): each writes
+ * a share, cut at multiples of 1 MiB so that no two touch a page, a block or a lock of the file
  * system. */
 static fl_err write_shared(
     ck_writer *w, hid_t file, const char *name, fl_array_type type, size_t n, const void *x)
@@ -106,7 +107,8 @@ static fl_err write_shared(
     size_t nw = (size_t)w->nwriters, iw = (size_t)w->iwriter;
     size_t lo = FL_MIN(units * iw / nw * unit, n), hi = FL_MIN(units * (iw + 1) / nw * unit, n);
     plain from = {(const char *)x + lo * each, each};
-    slabs b = {name, type, lo, hi - lo, FL_MAX(slab_bytes(w, CK_SLAB) / each, 1), plain_piece, &from};
+    slabs b = {
+        name, type, lo, hi - lo, FL_MAX(slab_bytes(w, CK_SLAB) / each, 1), plain_piece, &from};
 
     return write_slabs(w, file, &b);
 }
@@ -158,13 +160,34 @@ static hid_t open_on_writers(const ck_writer *w)
 
     H5Pset_fapl_mpio(fapl, w->team, info);
     H5Pset_all_coll_metadata_ops(fapl, true); /* one rank reads the header for all */
-    hid_t file = H5Fopen(w->tmp, H5F_ACC_RDWR, fapl);
+    hid_t file = H5Fopen(w->tmp, H5F_ACC_RDWR, fapl), error = h5_hold_error();
 
     H5Pclose(fapl);
+    h5_give_error(error);
     if (info != MPI_INFO_NULL) {
         MPI_Info_free(&info);
     }
     return file;
+}
+
+/* Will ROMIO write? Its MPI_File_set_view waits for all ranks, and HDF5 leaves it out after a
+ * collective write on the rank where that failed: the others would hang. Our pieces are contiguous,
+ * so ROMIO is as fast with independent writes. OMPIO on one host tells all ranks of an error, and
+ * its independent writes take twice the time. Open MPI does not say which of the two it chose:
+ * OMPIO, unless there are several hosts (main.c), the user asks for another, or on Lustre. */
+static bool by_romio(const ck_writer *w)
+{
+#ifdef OPEN_MPI
+    const long lustre = 0x0bd00bd0;
+    const char *io = getenv("OMPI_MCA_io");
+    struct statfs fs;
+
+    return w->ctx->nnodes > 1 || (io != NULL && strcmp(io, "ompio") != 0) ||
+           (statfs(w->tmp, &fs) == 0 && (long)fs.f_type == lustre);
+#else
+    (void)w;
+    return true;
+#endif
 }
 
 fl_err ck_write_parallel(ck_writer *w)
@@ -179,6 +202,7 @@ fl_err ck_write_parallel(ck_writer *w)
     }
     ck_choose_writers(w, w->s->how.writers);
     hid_t file = is_writer(w) ? open_on_writers(w) : -1;
+    w->independent = fl_max(w->ctx, w->s->how.independent || by_romio(w)) > 0;
     fl_err err = fl_agree(w->ctx,
         is_writer(w) && file < 0 ? h5_fail(w->path, "open it on the ranks that write") : FL_OK);
 

@@ -53,8 +53,7 @@ void ck_choose_writers(ck_writer *w, int n)
     }
     fl_free(taken);
     fl_free(node);
-    MPI_Comm_split(
-        ctx->world, w->writer == ctx->rank ? 0 : MPI_UNDEFINED, ctx->rank, &w->team);
+    MPI_Comm_split(ctx->world, w->writer == ctx->rank ? 0 : MPI_UNDEFINED, ctx->rank, &w->team);
 }
 
 MPI_Info ck_hints(const fl_checkpoint_how *how)
@@ -88,8 +87,8 @@ void ck_blobs_begin(const ck_writer *w, size_t piece, ck_blobs_out *b)
         b->bytes += r >= w->lo ? w->client_bytes[r] : 0;
         b->before += r >= w->lo && r < w->ctx->rank ? w->client_bytes[r] : 0;
     }
-    b->stage = fl_alloc("checkpoint stage",
-        FL_MIN(w->writer == w->ctx->rank ? b->bytes : mine, piece), 1);
+    b->stage =
+        fl_alloc("checkpoint stage", FL_MIN(w->writer == w->ctx->rank ? b->bytes : mine, piece), 1);
 }
 
 /* The next n bytes of this rank's blobs. */
@@ -144,7 +143,8 @@ void ck_blobs_next(ck_blobs_out *b, size_t at, size_t n, char *to)
 
         first += w->client_bytes[r];
         if (count > 0 && r != ctx->rank) {
-            MPI_Irecv(to + before, (int)count, MPI_BYTE, r, WRITERS_TAG, ctx->world, &wait[nwait++]);
+            MPI_Irecv(
+                to + before, (int)count, MPI_BYTE, r, WRITERS_TAG, ctx->world, &wait[nwait++]);
         }
     }
     if (m > 0) {

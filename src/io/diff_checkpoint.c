@@ -13,7 +13,8 @@ static int find_array(const fl_snapshot *s, const char *name)
     return -1;
 }
 
-/* Which columns are wall time: names that end in "_s". Owned, [*n]; NULL when rows do not divide.
+/* Which columns are wall time: "NAME_s" or "NAME_s:UNIT". Owned, [*n]; NULL when rows do not
+ * divide.
  */
 static bool *wall_columns(const char *columns, size_t numbers_in_all, size_t *n)
 {
@@ -27,9 +28,9 @@ static bool *wall_columns(const char *columns, size_t numbers_in_all, size_t *n)
     bool *skip = fl_alloc("columns", *n, sizeof *skip);
 
     for (size_t i = 0; i < *n; i++) {
-        size_t length = strcspn(columns, ",");
+        size_t length = strcspn(columns, ","), name = strcspn(columns, ",:");
 
-        skip[i] = length > 2 && columns[length - 2] == '_' && columns[length - 1] == 's';
+        skip[i] = name > 2 && columns[name - 2] == '_' && columns[name - 1] == 's';
         columns += length + (columns[length] == ',');
     }
     return skip;

@@ -95,6 +95,16 @@ static herr_t story_read(unsigned n, const H5E_error2_t *e, void *to)
     return 0;
 }
 
+hid_t h5_hold_error(void)
+{
+    return H5Eget_current_stack();
+}
+
+void h5_give_error(hid_t held)
+{
+    H5Eset_current_stack(held); /* closes held */
+}
+
 fl_err h5_fail(const char *path, const char *doing)
 {
     story st = {"unknown error", false};
@@ -109,7 +119,9 @@ fl_err h5_fail(const char *path, const char *doing)
     if (st.full) {
         return fail_full(path, doing);
     }
-    return fl_fail(FL_EFILE, "%s: cannot %s: %s", path, doing, st.inner);
+    return fl_fail(FL_EFILE, "%s: cannot %s: %s%s", path, doing, st.inner,
+        strstr(st.inner, "lock file") != NULL ? "; set HDF5_USE_FILE_LOCKING=FALSE, or unset it"
+                                              : "");
 }
 
 static h5_trouble file_fsync(const char *path)
@@ -189,10 +201,11 @@ static hid_t create_on(hid_t fapl, const char *path)
     hid_t fcpl = H5Pcreate(H5P_FILE_CREATE);
 
     H5Pset_obj_track_times(fcpl, false);
-    hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, fcpl, fapl);
+    hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, fcpl, fapl), error = h5_hold_error();
 
     H5Pclose(fapl);
     H5Pclose(fcpl);
+    h5_give_error(error);
     return file;
 }
 

@@ -11,6 +11,10 @@ void h5_quiet(void); /* HDF5 prints no error stacks; advisory locks off (the run
 /* FL_EFILE with one sentence: "PATH: cannot DOING: innermost HDF5 message"; a full disk is named
  * with the free space. */
 fl_err h5_fail(const char *path, const char *doing);
+/* Every call of HDF5 forgets the errors of the one before: what must be closed before h5_fail is
+ * closed between these two. */
+hid_t h5_hold_error(void);
+void h5_give_error(hid_t held);
 /* The same for system calls: strerror(code). */
 fl_err h5_fail_errno(const char *path, const char *doing, int code);
 /* What a system call refused: errno (0 = nothing) and the words for it. Functions that return it use

@@ -192,10 +192,13 @@ static void make_slab(hid_t set, size_t first, size_t n, hid_t *file, hid_t *mem
 
 static void close_slab(hid_t file, hid_t mem)
 {
+    hid_t error = h5_hold_error();
+
     if (file >= 0) {
         H5Sclose(file);
     }
     H5Sclose(mem);
+    h5_give_error(error);
 }
 
 herr_t h5_write(hid_t set, hid_t mem, hid_t dxpl, size_t first, size_t n, const void *x)

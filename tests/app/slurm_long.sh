@@ -87,9 +87,6 @@ done
 
 # ---- a chain of dependent jobs, submitted at once ----
 deck chain 100000
-SBATCH_OUTPUT=$T/chain.job jobs/chain.sh 3 jobs/slurm-one-node.sh "$T/chain.yaml" >"$T/chain.ids" 2>&1 <<<"" || true
-scancel -u "$(id -un)" # they ask for 32 cores, which is what a user would have changed
-await 30 over
 sed 's/--ntasks-per-node=32/--ntasks-per-node=2/' jobs/slurm-one-node.sh >"$T/slurm-two.sh"
 export SBATCH_OUTPUT=$T/chain.job SBATCH_TIMELIMIT=10
 jobs/chain.sh 3 "$T/slurm-two.sh" "$T/chain.yaml" >"$T/chain.ids"

@@ -41,7 +41,7 @@ parts_on() {
             continue
         fi
         hosts_command "$@" --mca io_ompio_priority 1 "$B/tests/$part"
-        check "$part on $*" timeout -k 10 600 "${command[@]}"
+        check "$part on $*" timeout -k 10 300 "${command[@]}"
     done
 }
 parts_on "$three"
@@ -102,6 +102,23 @@ if [ -n "$LONG" ]; then
         same "$list: the same state" "$(state_of "$T/wide-hosts.log")" "$(state_of "$T/wide-ref.log")"
         alike_checkpoints "$list" "$T/wide-ref" "$T/wide-hosts"
         rm -rf "$T/wide-hosts"
+    done
+fi
+
+if [ -n "$LONG" ]; then
+    for key in checkpoint.writers=1 checkpoint.writers=3 checkpoint.async=true; do
+        case_of local_only
+        rm -rf "$T/keys"
+        check "$key on hosts" on_hosts "$three" "$T/keys" "$deck" "${args[@]}" --set "$key"
+        same "$key on hosts: the same state" "$(state_of "$T/keys.log")" "$(state_of "$T/local_only-ref.log")"
+        alike_checkpoints "$key on hosts" "$T/local_only-ref" "$T/keys"
+    done
+    # two groups of ranks, each on two hosts and both on node2
+    case_of fedavg
+    hosts_command "$three" "$FEDLORA" sweep "$deck" --over method.name=fedavg,fedex_lora --groups 2 --out "$T/sweep"
+    check "a sweep on hosts" timeout -k 10 240 "${command[@]}"
+    for method in fedavg fedex_lora; do
+        same "a sweep on hosts: $method" "$(state_of "$T/sweep/method.name=$method/log.txt")" "$(state_of "$T/$method-ref.log")"
     done
 fi
 

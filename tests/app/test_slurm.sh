@@ -5,7 +5,13 @@
 . "$(dirname "$0")/../lib.sh"
 . tests/system.sh
 . tests/slurm.sh
-trap 'code=$?; slurm_stop; (exit $code); tap_end' EXIT
+slurm_end() {
+    local code=$?
+    slurm_stop
+    (exit "$code")
+    tap_end
+}
+trap slurm_end EXIT
 
 if ! slurm_find || ! slurm_start 2 2; then
     skip "the Slurm scripts under a real Slurm" "$slurm_why"

@@ -175,12 +175,12 @@ hosts_down() {
 
 # hosts_command LIST COMMAND...: sets command to what runs COMMAND on the hosts of LIST (node1:2,node2:1: a host and its ranks)
 hosts_command() {
-    local list=$1
+    local list=$1 btl=self,vader,tcp
     shift
     # shellcheck disable=SC2016
     command=(ip netns exec "$hosts_name-0" unshare -u -m bash -c 'hostname head && mount --bind "$0" /etc/hosts && exec "$@"' "$T/hosts"
         mpirun -H "$list" --mca plm rsh --mca plm_rsh_agent "$T/agent" --mca plm_rsh_no_tree_spawn 1
-        --mca pml ob1 --mca btl self,vader,tcp --mca btl_tcp_if_include 10.213.7.0/24 --mca oob_tcp_if_include 10.213.7.0/24
+        --mca pml ob1 --mca btl "$btl" --mca btl_tcp_if_include 10.213.7.0/24 --mca oob_tcp_if_include 10.213.7.0/24
         --mca orte_tmpdir_base "$T/session" -x OPENBLAS_NUM_THREADS -x ASAN_OPTIONS "${hosts_alive[@]}" "${hosts_mpi[@]}" "$@")
 }
 

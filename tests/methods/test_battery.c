@@ -65,6 +65,26 @@ static uint64_t state_in_two_parts(const fl_method *m)
     return state;
 }
 
+/* the rows of a run do not show that it was interrupted or on how many ranks it ran */
+static void check_rows(const fl_method *m, const char *other)
+{
+    static const char *const column[] = {
+        "train_loss", "eval_loss", "up_bytes", "down_bytes", "clients", "discordance"};
+
+    for (size_t i = 0; i < FL_COUNT(column); i++) {
+        double x[ROUNDS + 2], y[ROUNDS + 2];
+
+        assert_int_equal(bed_column("world", column[i], ROUNDS + 2, x), ROUNDS + 1);
+        assert_int_equal(bed_column(other, column[i], ROUNDS + 2, y), ROUNDS + 1);
+        for (int t = 0; t <= ROUNDS; t++) {
+            if (x[t] != y[t] && !(isnan(x[t]) && isnan(y[t]))) {
+                fail_msg("%s, round %d, %s: %.9g, and %.9g when run %s", m->name, t, column[i],
+                    x[t], y[t], other);
+            }
+        }
+    }
+}
+
 static void check_method(const fl_method *m)
 {
     const char *sets[FL_COUNT(learner) + 5];
@@ -85,6 +105,8 @@ static void check_method(const fl_method *m)
     if (state_in_two_parts(m) != state) {
         fail_msg("%s: another state after a restart", m->name);
     }
+    check_rows(m, "alone");
+    check_rows(m, "parts");
     assert_int_equal(bed_column("world", "train_loss", ROUNDS + 2, loss), ROUNDS + 1);
     assert_int_equal(bed_column("world", "eval_loss", ROUNDS + 2, eval), ROUNDS + 1);
     assert_int_equal(bed_column("world", "discordance", ROUNDS + 2, discordance), ROUNDS + 1);

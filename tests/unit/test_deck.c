@@ -563,9 +563,9 @@ static void test_compare_sees_every_key(void **state)
         "cohort.weights=uniform", "train.lr=0.002", "train.steps=11", "train.optimizer=sgd",
         "svd.grid=[1, 2]", "svd.tol=1e-7", "eval.every=1", "eval.split=test",
         "eval.per_client=true", "eval.discordance=false", "checkpoint.every=2", "checkpoint.keep=3",
-        "checkpoint.writers=2", "checkpoint.stripe_count=4", "checkpoint.stripe_size=65536", "checkpoint.async=true",
-        "pretrain.tied=false", "blas.threads=2", "toy.count=4", "toy.names=[a]", "toy.reals=[1]",
-        "toy.text=x", "toy.seed=5", "toy.free_part=1"};
+        "checkpoint.writers=2", "checkpoint.stripe_count=4", "checkpoint.stripe_size=65536",
+        "checkpoint.async=true", "pretrain.tied=false", "blas.threads=2", "toy.count=4",
+        "toy.names=[a]", "toy.reals=[1]", "toy.text=x", "toy.seed=5", "toy.free_part=1"};
     const char *toy = "method: {name: toy}\n";
     fl_deck *here = parse(toy, 0, NULL);
 
