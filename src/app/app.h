@@ -48,9 +48,7 @@ fl_err app_deck_text(fl_ctx *ctx, const char *path, char **text, size_t *n); /* 
 void app_absolute(fl_deck *deck); /* its relative paths, which are from the working directory */
 fl_err app_deck(fl_ctx *ctx, const char *path, const app_args *args, fl_deck **deck);
 char *app_versions(fl_ctx *ctx); /* collective; comment lines for used.yaml; owned by the caller */
-fl_err app_check_ranks(
-    fl_ctx *ctx, const fl_deck *deck); /* collective: same binary and BLAS kernel; warns when ranks
-                                          x threads exceed the cores */
+fl_err app_check_ranks(fl_ctx *ctx); /* collective: the same binary and BLAS kernel */
 fl_err app_lock(fl_ctx *ctx, const char *out); /* collective: OUT/.lock for the life of rank 0 */
 fl_err app_lock_while(fl_ctx *ctx, const char *out, int *lock); /* the same until rank 0 closes *lock; -1 elsewhere */
 /* Collective: opens OUT/log.txt on rank 0, which stays open as ctx->log. */

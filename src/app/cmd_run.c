@@ -49,7 +49,7 @@ fl_err app_run(fl_ctx *ctx, const app_args *args)
     uint64_t state = 0;
 
     FL_TRY(app_deck(ctx, args->word[0], args, &deck));
-    fl_err err = app_check_ranks(ctx, deck);
+    fl_err err = app_check_ranks(ctx);
     fl_options o = {.out = args->out != NULL ? args->out : deck->run.out,
         .resume = args->resume,
         .maxh = args->maxh > 0 ? args->maxh : deck->run.maxh,
@@ -75,7 +75,7 @@ fl_err app_pretrain(fl_ctx *ctx, const app_args *args)
     const char *out = args->out != NULL ? args->out : deck->pretrain.out;
     fl_err err =
         out[0] != '\0'
-            ? app_check_ranks(ctx, deck)
+            ? app_check_ranks(ctx)
             : fl_fail(FL_EDECK, "pretrain.out: empty; say where the model goes, or give --out DIR");
 
     if (err == FL_OK) {

@@ -252,7 +252,7 @@ fl_err app_scale(fl_ctx *ctx, const app_args *args)
     s.digest = fl_deck_digest(s.deck) + 0x9e3779b97f4a7c15u * (uint64_t)s.deck->run.rounds;
     s.comparable = s.deck->svd.solver != FL_SVD_SCALAPACK || s.deck->svd.grid.n == 2;
     snprintf(path, sizeof path, "%s/scaling.csv", args->out);
-    fl_err err = app_check_ranks(ctx, s.deck);
+    fl_err err = app_check_ranks(ctx);
 
     if (err == FL_OK) {
         err = app_lock(ctx, args->out);

@@ -260,7 +260,7 @@ static fl_err open_folder(sweep *sw, const fl_deck *deck)
 {
     fl_text stop = {0};
 
-    FL_TRY(app_check_ranks(sw->world, deck));
+    FL_TRY(app_check_ranks(sw->world));
     fl_text_add(&stop, "%s/STOP", sw->out);
     sw->stop = stop.s;
     if (!sw->args->dry_run) {

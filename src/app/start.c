@@ -86,7 +86,7 @@ char *app_versions(fl_ctx *ctx)
     return t.s;
 }
 
-fl_err app_check_ranks(fl_ctx *ctx, const fl_deck *deck)
+fl_err app_check_ranks(fl_ctx *ctx)
 {
     char *bytes = NULL;
     size_t n = 0;
