@@ -25,7 +25,7 @@ if [ -z "${FEDLORA_LAUNCH:-}" ]; then
     FEDLORA_LAUNCH=mpirun
     if [ "$(sort -u "${LSB_DJOB_HOSTFILE:-/dev/null}" | wc -l)" -gt 1 ] && ! ompi_info --parsable 2>/dev/null | grep -q ':plm:lsf:'; then
         # an Open MPI that does not know LSF
-        FEDLORA_LAUNCH="mpirun --hostfile $LSB_DJOB_HOSTFILE --mca plm_rsh_agent blaunch"
+        FEDLORA_LAUNCH="mpirun --hostfile $LSB_DJOB_HOSTFILE -x PATH${LD_LIBRARY_PATH:+ -x LD_LIBRARY_PATH}${OPENBLAS_CORETYPE:+ -x OPENBLAS_CORETYPE} --mca plm_rsh_agent blaunch"
     fi
 fi
 export FEDLORA_LAUNCH

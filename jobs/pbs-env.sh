@@ -29,7 +29,7 @@ if [ -z "${FEDLORA_LAUNCH:-}" ]; then
     FEDLORA_LAUNCH=mpirun
     if [ "$(sort -u "$PBS_NODEFILE" | wc -l)" -gt 1 ] && ! ompi_info --parsable 2>/dev/null | grep -q ':plm:tm:'; then
         # an Open MPI that does not know PBS
-        FEDLORA_LAUNCH="mpirun --hostfile $PBS_NODEFILE"
+        FEDLORA_LAUNCH="mpirun --hostfile $PBS_NODEFILE -x PATH${LD_LIBRARY_PATH:+ -x LD_LIBRARY_PATH}${OPENBLAS_CORETYPE:+ -x OPENBLAS_CORETYPE}"
         ! command -v pbs_tmrsh >/dev/null || FEDLORA_LAUNCH+=" --mca plm_rsh_agent pbs_tmrsh"
     fi
 fi

@@ -39,7 +39,7 @@ done
 chmod +x "$T"/bin/*
 export SEEN=$T FEDLORA=/bin/true FAILS=
 PATH=$T/bin:$PATH
-unset FEDLORA_AGAIN FEDLORA_AFTER FEDLORA_CHAIN FEDLORA_CHAIN_MAX FEDLORA_JOBS FEDLORA_LAUNCH FEDLORA_RANKS FEDLORA_SHARE OUT DECK ARGS INDEX
+unset FEDLORA_AGAIN FEDLORA_AFTER FEDLORA_CHAIN FEDLORA_CHAIN_MAX FEDLORA_JOBS FEDLORA_LAUNCH FEDLORA_RANKS FEDLORA_SHARE OUT DECK ARGS INDEX LD_LIBRARY_PATH OPENBLAS_CORETYPE
 
 # await FILE: up to ten seconds
 await() {
@@ -286,9 +286,9 @@ same "pbs: 75 submits again" "$(calls)" "$resubmitted -v FEDLORA_CHAIN,FEDLORA,D
 FEDLORA_CHAIN=none ARGS="--out $T/again-pbs" jobs/pbs-one-node.sh >/dev/null
 same "pbs: FEDLORA_CHAIN=none" "[$(calls)]" "[]"
 printf 'a\na\nb\nb\n' >"$PBS_NODEFILE"
-CODE=0 jobs/pbs-several-nodes.sh >/dev/null
+CODE=0 OPENBLAS_CORETYPE=Haswell jobs/pbs-several-nodes.sh >/dev/null
 same "pbs: several nodes, an Open MPI without PBS" "$(arguments)" \
-    "--hostfile $PBS_NODEFILE --mca plm_rsh_agent pbs_tmrsh -n 4 /bin/true run d.yaml --set a.b=[1,2] --resume auto"
+    "--hostfile $PBS_NODEFILE -x PATH -x OPENBLAS_CORETYPE --mca plm_rsh_agent pbs_tmrsh -n 4 /bin/true run d.yaml --set a.b=[1,2] --resume auto"
 CODE=0 PLM=tm jobs/pbs-several-nodes.sh >/dev/null
 same "pbs: several nodes, one with it" "$(arguments)" "-n 4 /bin/true run d.yaml --set a.b=[1,2] --resume auto"
 PBS_ARRAY_INDEX=2 METHODS="a b" SEEDS="1 2" OUT=$T/array-pbs ARGS='' PLM=tm jobs/pbs-sweep.sh >/dev/null
@@ -324,7 +324,7 @@ same "lsf: or submits" "$(calls | tr '\n' ';')$(cat "$T/stdin")" "brequeue 9;bsu
 printf 'a\nb\n' >"$LSB_DJOB_HOSTFILE"
 CODE=0 jobs/lsf-several-nodes.sh >/dev/null
 same "lsf: several nodes, an Open MPI without LSF" "$(arguments)" \
-    "--hostfile $LSB_DJOB_HOSTFILE --mca plm_rsh_agent blaunch -n 7 /bin/true run d.yaml --set a.b=[1,2] --resume auto"
+    "--hostfile $LSB_DJOB_HOSTFILE -x PATH --mca plm_rsh_agent blaunch -n 7 /bin/true run d.yaml --set a.b=[1,2] --resume auto"
 CODE=0 PLM=lsf jobs/lsf-several-nodes.sh >/dev/null
 same "lsf: several nodes, one with it" "$(arguments)" "-n 7 /bin/true run d.yaml --set a.b=[1,2] --resume auto"
 calls >/dev/null

@@ -150,7 +150,7 @@ launch_long() {
 }
 check "1,000 clients" population few 1000
 check "100,000 clients" population many-clients 100000
-check "memory is flat over the rounds, a client that never took part costs less than 64 bytes a rank" python3 - "$T" <<'PYTHON'
+cat >"$T/memory.py" <<'PYTHON'
 import json, sys
 few, many = (json.load(open(f"{sys.argv[1]}/{name}/perf.json")) for name in ("few", "many-clients"))
 private = lambda perf: perf["by_round"]["private_memory_bytes"]
@@ -160,4 +160,5 @@ print(f"an idle client: {idle:.1f} bytes a rank; peak of a rank {many['peak_memo
 assert max(private(many)[3:]) <= 1.02 * private(many)[3] + 2**20, "memory grows with the rounds"
 assert idle < 64, "memory of an idle client"
 PYTHON
+check "memory is flat over the rounds, a client that never took part costs less than 64 bytes a rank" python3 "$T/memory.py" "$T"
 sed 's/^/# /' "$T/.check"

@@ -1,8 +1,9 @@
-/* test_checkpoint_writers.c - who writes a checkpoint, in which pieces, with which hints, at once or in the background: none of it changes a byte
- * of the file. The reference is the file that one rank writes alone. MPI_File_open and pwrite are wrapped here, to see the hints arrive and to let
+/* test_checkpoint_writers.c - who writes a checkpoint, in which pieces, with which hints, at once
+ * or in the background: none of it changes a byte of the file. The reference is the file that one
+ * rank writes alone. MPI_File_open and pwrite are wrapped here, to see the hints arrive and to let
  * the background fail. */
-#include "checkpoint_bed.h"
 #include "../../src/io/checkpoint_internal.h"
+#include "checkpoint_bed.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -90,7 +91,8 @@ static void expect_reference(const char *name)
 static void any_writers_any_pieces(void **state)
 {
     static const fl_checkpoint_how how[] = {{.writers = 1}, {.writers = 2}, {.writers = 100},
-        {.slab = 170001}, {.writers = 1, .slab = 170001}, {.writers = 3, .slab = 70001, .independent = true}, {.independent = true}};
+        {.slab = 170001}, {.writers = 1, .slab = 170001},
+        {.writers = 3, .slab = 70001, .independent = true}, {.independent = true}};
     sample m;
 
     (void)state;
@@ -146,9 +148,11 @@ static void writers_over_nodes(void **state)
             fake.nnodes = nodes;
             fake.inode = by_turn ? fake.rank % nodes : fake.rank * nodes / size;
             ck_choose_writers(&w, n);
-            assert_true(w.lo <= w.writer && w.writer < w.hi && w.lo <= fake.rank && fake.rank < w.hi);
+            assert_true(
+                w.lo <= w.writer && w.writer < w.hi && w.lo <= fake.rank && fake.rank < w.hi);
             assert_int_equal(w.team != MPI_COMM_NULL, w.writer == fake.rank);
-            double mine[2] = {w.writer == fake.rank, fake.inode}, *all = fl_alloc("writers", 2 * (size_t)size, sizeof *all);
+            double mine[2] = {w.writer == fake.rank, fake.inode},
+                   *all = fl_alloc("writers", 2 * (size_t)size, sizeof *all);
 
             fl_gather_doubles(test_ctx, 2, mine, all);
             for (int r = 0; r < size; r++) {
@@ -177,11 +181,11 @@ static void hints_arrive(void **state)
     opens = 0;
     m.s.how = (fl_checkpoint_how){.stripe_count = 3, .stripe_size = 131072};
     assert_int_equal(fl_checkpoint_write(test_ctx, at("w.h5"), &m.s, NULL), FL_OK);
-    assert_int_equal(opens, test_ctx->rank == 0 ? 2 : 1); /* where stripes are chosen: when the file is created */
+    assert_int_equal(opens,
+        test_ctx->rank == 0 ? 2 : 1); /* where stripes are chosen: when the file is created */
     assert_int_equal(hinted, opens);
     expect_reference("w.h5");
-    assert_int_equal(
-        fl_checkpoint_write(test_ctx, at("absent/w.h5"), &m.s, NULL), FL_EFILE);
+    assert_int_equal(fl_checkpoint_write(test_ctx, at("absent/w.h5"), &m.s, NULL), FL_EFILE);
     assert_non_null(strstr(fl_error_text(), "absent/w.h5"));
     fl_error_clear();
     sample_destroy(&m);
@@ -213,7 +217,8 @@ static void background_is_the_same(void **state)
         fl_checkpoint_job *job = NULL;
 
         sample_create(test_ctx, true, &m);
-        m.s.how = (fl_checkpoint_how){.writers = i, .slab = i == 1 ? 10007 : 0, .stripe_count = i == 2 ? 1 : 0};
+        m.s.how = (fl_checkpoint_how){
+            .writers = i, .slab = i == 1 ? 10007 : 0, .stripe_count = i == 2 ? 1 : 0};
         background_held = 1;
         background_calls = 0;
         unlink(at("w.h5"));

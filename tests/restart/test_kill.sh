@@ -49,7 +49,10 @@ killed() {
         codes+=" $code"
         rounds+=" $(sed -n 's/^resumed   round \([0-9]*\) .*/\1/p' "$out.log")"
         case $code in
-        0) rm -rf "$out" ;; # it was over before the kill came: once more from the start
+        0) # it was over before the kill came: once more from the start, and sooner
+            rm -rf "$out"
+            span=$((span * 4 / 5 + 100))
+            ;;
         124) break ;;
         esac
     done
