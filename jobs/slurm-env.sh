@@ -48,6 +48,8 @@ slurm_option partition "${SLURM_JOB_PARTITION:-}"
 slurm_option account "${SLURM_JOB_ACCOUNT:-}"
 slurm_option qos "${SLURM_JOB_QOS:-}"
 slurm_option reservation "${SLURM_JOB_RESERVATION:-}"
+# the whole chain in one log
+slurm_option output "$(scontrol show job "$slurm_job" 2>/dev/null | sed -n 's/^ *StdOut=//p' | head -n 1)"
 printf -v slurm_submit '%q ' "${slurm_again[@]}" "$0" "$@"
 case ${FEDLORA_CHAIN:-requeue} in
 requeue) export FEDLORA_AGAIN="scontrol requeue $slurm_job || $slurm_submit" ;;

@@ -18,7 +18,7 @@ static const fl_field run_fields[] = {
     FL_END,
 };
 static const fl_field model_fields[] = {
-    FL_TEXT(fl_deck_model, path, "",
+    FL_FREE_TEXT(fl_deck_model, path, "",
         "the base model: a Hugging Face folder (config.json and safetensors)"),
     FL_WORD(fl_deck_model, task, "lm", "lm", "lm = predict the next token"),
     FL_INT(fl_deck_model, max_length, "128", 1, 1e6, "tokens",
@@ -42,7 +42,7 @@ static const fl_field adapter_fields[] = {
     FL_END,
 };
 static const fl_field data_fields[] = {
-    FL_TEXT(fl_deck_data, source, "synthetic",
+    FL_FREE_TEXT(fl_deck_data, source, "synthetic",
         "synthetic, or a file: .h5, .txt, .csv, .jsonl, each also with .xz behind it"),
     FL_WORD(fl_deck_data, format, "auto", "auto|text|csv|jsonl|hdf5|synthetic",
         "format of the source; auto = by the file's name"),

@@ -26,6 +26,7 @@ SCRIPT
 for name in sbatch scontrol qsub bsub brequeue; do
     cat >"$T/bin/$name" <<SCRIPT
 #!/usr/bin/env bash
+[ "\$1" != show ] || { printf 'JobId=5\n   StdOut=/logs/5.log\n   StdErr=/logs/5.log\n' && exit 0; }
 echo "$name \$*\${KEPT:+ KEPT=\$KEPT}" >>"\$SEEN/calls"
 [ ! -p /dev/stdin ] && [ ! -f /dev/stdin ] || grep -c BSUB /dev/stdin >>"\$SEEN/stdin"
 [ "\$FAILS" != $name ] || exit 1
@@ -243,7 +244,7 @@ jobs/slurm-one-node.sh "${args[@]}" "${out[@]}" >/dev/null
 FAILS=scontrol
 calls >/dev/null
 rm -rf "$T/again-slurm"
-resubmitted="sbatch --dependency=afterany:5 --job-name=fedlora --nodes=2 --ntasks=6 --time=4:00:00 --ntasks-per-node=3 --partition=long --account=us"
+resubmitted="sbatch --dependency=afterany:5 --job-name=fedlora --nodes=2 --ntasks=6 --time=4:00:00 --ntasks-per-node=3 --partition=long --account=us --output=/logs/5.log"
 jobs/slurm-one-node.sh "${args[@]}" "${out[@]}" >/dev/null
 same "slurm: where requeue is not allowed it submits" "$(calls | tr '\n' ';')" "scontrol requeue 5;$resubmitted jobs/slurm-one-node.sh ${args[*]} ${out[*]};"
 FAILS=
@@ -259,7 +260,7 @@ same "slurm: a task of an array requeues itself only" "$(calls)" "scontrol reque
 same "slurm: its run" "$(sed 's/.*--set method/method/; s/--out.*//' "$T/arguments")" "method.name=b --set run.seed=1 "
 FEDLORA_CHAIN=submit jobs/slurm-scaling.sh weak d.yaml >/dev/null
 same "slurm: a task of an array submits itself only" "$(calls | grep -o -- '--array=.*')" \
-    "--array=3 --ntasks-per-node=3 --partition=long --account=us jobs/slurm-scaling.sh weak d.yaml"
+    "--array=3 --ntasks-per-node=3 --partition=long --account=us --output=/logs/5.log jobs/slurm-scaling.sh weak d.yaml"
 unset SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID OUT
 CODE=0 SLURM_CPUS_PER_TASK=4 jobs/slurm-one-node.sh d.yaml >/dev/null
 same "slurm: cores per rank" "$(arguments)" "--map-by slot:PE=4 --bind-to core -n 6 /bin/true run d.yaml --resume auto"

@@ -136,6 +136,7 @@ same "submit: 75 is the job's exit code" "$(field "$first" ExitCode)" 75:0
 second=$(sed -n 's/^Submitted batch job \([0-9]*\).*/\1/p' "$log")
 same "submit: another job like it finished the run" "$(for x in JobState TimeLimit NumTasks NumNodes JobName; do field "$second" $x; done | tr '\n' ' ')" \
     "COMPLETED 00:10:00 2 1 fedlora "
+said "submit: into the same log" "launch: finished" 1
 as_undisturbed submit
 
 # ---- TERM: the user cancels; nothing comes back by itself; submitted again it goes on ----
