@@ -26,6 +26,7 @@ for method in fedavg ffa_lora rolora flora flexlora fedex_lora local_only; do
     run "$method" --set "method.name=$method"
 done
 # central: one client that has everything, as many steps a round as the whole cohort made
-run central --set method.name=fedavg --set partition.kind=iid --set partition.clients=1 --set cohort.size=1 --set train.steps=200
+run central --set method.name=fedavg --set partition.kind=iid --set partition.clients=1 --set cohort.size=1 --set train.steps=200 \
+    --set cohort.shards=2
 python3 analysis/plot_rounds.py --table --out "$out/rounds.png" \
     "$out"/{fedavg,ffa_lora,rolora,flora,flexlora,fedex_lora,local_only,central}

@@ -134,6 +134,10 @@ for name in $(programs mpi la methods); do
         ! wanted "$name -n $ranks" "$@" || start "$many" "$name -n $ranks" mpirun -n "$ranks" "$B/tests/$name"
     done
 done
+# the process grid 2 x 3 needs six
+if [ -n "${FEDLORA_LONG:-}" ] && wanted "la/test_grid -n 6" "$@"; then
+    start "$many" "la/test_grid -n 6" mpirun -n 6 "$B/tests/la/test_grid"
+fi
 for script in tests/{app,restart,methods,style}/test_*.sh; do
     name=${script#tests/}
     if [ -x "$script" ] && wanted "$name" "$@"; then

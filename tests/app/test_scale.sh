@@ -120,6 +120,9 @@ PYTHON
     # 0.02 x 100 + 0.003 x log2(10000) + 2e-8 x (5000 + 40e6 + 700 + 160000)
     says "a million clients on ten thousand ranks" "$T/known" "| 10000 | 1000000 | 2.843 |"
     check "it reads what the program wrote, two files together" analysis/scaling.py "$T/weak" "$T/before.csv" --table
+    sed '3s/0\{16\}/1111111111111111/' "$T/known.csv" >"$T/unequal.csv"
+    check_exit 1 "states of several tables are compared" analysis/scaling.py "$T/unequal.csv" --table
+    says "it says what differs" "$T/.check" "the state depends on the number of ranks"
     check_exit 1 "a file of another kind is refused" analysis/scaling.py "$T/alone/rounds.csv" --table
     if python3 -c 'import matplotlib' 2>/dev/null; then
         check "it draws" analysis/scaling.py "$T/known.csv" --out "$T/known.png"

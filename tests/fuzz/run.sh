@@ -74,7 +74,7 @@ for file in tests/fuzz/fuzz_*.c; do
     [ ! -d "tests/fuzz/corpus/${name#fuzz_}" ] || corpus+=("tests/fuzz/corpus/${name#fuzz_}")
     [ ! -d "tests/fuzz/corpus/$name" ] || corpus+=("tests/fuzz/corpus/$name")
     code=0
-    "$place/$name" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+    "$place/$name" -max_total_time="$seconds" -timeout="${FUZZ_TIMEOUT:-10}" -rss_limit_mb=2048 -print_final_stats=1 \
         -artifact_prefix="$place/$name-" "${corpus[@]}" >"$place/$name.log" 2>&1 </dev/null || code=$?
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$place/$name.log")
     if [ "$code" -eq 0 ] && [ "${runs:-0}" -gt 0 ]; then
