@@ -308,6 +308,6 @@ if [ -n "$LONG" ]; then
     parts_on "$three"
     survived fedex_lora 2 power
 fi
-lost=$(packets_lost)
+count_lost
 [ ! -e "$T/relay.txt" ] || echo "# packets: $(cat "$T/relay.txt")"
-check "packets were lost" test "$lost" -gt 0
+check "packets were lost" test "$hosts_lost" -gt 0

@@ -9,6 +9,7 @@ hosts_name=fedlora-$$ # namespaces are called $hosts_name-0 (the head), -1, ...
 hosts_n=0
 hosts_relay=
 hosts_why=
+hosts_lost=0
 hosts_mpi=() # further arguments of mpirun
 # seconds until a silent connection between the launcher's daemons counts as lost: 5 + 2 x 3 here, more than 8 minutes by default
 hosts_alive=(--mca oob_tcp_keepalive_time 5 --mca oob_tcp_keepalive_intvl 2 --mca oob_tcp_keepalive_probes 3)
@@ -114,14 +115,14 @@ relay_up() {
     await 10 grep -q ready "$T/relay.log" || return 1
 }
 
-# packets_lost: how many packets the slow network lost so far; ends the relay
-packets_lost() {
+# count_lost: sets hosts_lost, how many packets the slow network lost so far; ends the relay
+count_lost() {
     if [ -n "$hosts_relay" ]; then
         { kill "$hosts_relay" && wait "$hosts_relay"; } 2>/dev/null
         hosts_relay=
-        sed -n 's/.*passed, \([0-9]*\) lost/\1/p' "$T/relay.txt"
+        hosts_lost=$(sed -n 's/.*passed, \([0-9]*\) lost/\1/p' "$T/relay.txt")
     else
-        tc -n "$hosts_name-0" -s qdisc show | awk '/dropped/ { sub(",", "", $7); n += $7 } END { print n + 0 }'
+        hosts_lost=$(tc -n "$hosts_name-0" -s qdisc show | awk '/dropped/ { sub(",", "", $7); n += $7 } END { print n + 0 }')
     fi
 }
 

@@ -8,7 +8,7 @@ seed=${FEDLORA_KILL_SEED:-$$}
 RANDOM=$seed
 echo "# FEDLORA_KILL_SEED=$seed"
 kills=1
-[ -z "$LONG" ] || kills=10
+[ -z "$LONG" ] || kills=${FEDLORA_KILLS:-30}
 total=0
 make_base "$T/base"
 
@@ -42,7 +42,7 @@ killed() {
     began=$(date +%s%N)
     expect 0 "$method: the run that nobody kills" 2 "$ref" "$deck" "${args[@]}"
     span=$((($(date +%s%N) - began) / 1000000))
-    for ((i = 0; hits < kills && i < 4 * kills; i++)); do
+    for ((i = 0; hits < kills && i < 3 * kills + 4; i++)); do
         ranks=$((1 + (i + RANDOM % 3) % 4))
         one_kill "$out" "$ranks"
         hits=$((hits + hit))
@@ -74,4 +74,4 @@ for method in fedavg ffa_lora rolora flora flexlora fedex_lora local_only; do
     killed "$method"
 done
 echo "# $total kills hit before the end of a run"
-[ -z "$LONG" ] || check "at least 20 kills hit" test "$total" -ge 20
+[ -z "$LONG" ] || check "at least ${FEDLORA_KILLS:-30} kills hit for every method" test "$total" -ge $((7 * ${FEDLORA_KILLS:-30} * 3 / 4))
