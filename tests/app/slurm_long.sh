@@ -28,7 +28,7 @@ queue by-hand "${one[@]}" jobs/slurm-one-node.sh "$T/by-hand.yaml"
 disturbed by-hand scontrol requeue "$id"
 gate UP
 settled by-hand
-same "requeued while running: completed" "$(field "$id" Restarts) $(field "$id" JobState)" "1 COMPLETED"
+came_back "requeued while running"
 as_undisturbed by-hand
 
 # ---- the time limit: the run looks at the end that squeue tells it ----
@@ -38,7 +38,7 @@ disturbed limit await 120 nothing_runs
 gate UP
 settled limit
 said "time limit: the run stopped before it" "would not fit into the time that is left" 1
-same "time limit: requeued, then completed" "$(field "$id" Restarts) $(field "$id" JobState)" "1 COMPLETED"
+came_back "time limit"
 as_undisturbed limit
 
 # ---- the time limit: Slurm signals the batch shell before it ----
@@ -48,7 +48,7 @@ disturbed warned await 120 nothing_runs
 gate UP
 settled warned
 said "Slurm's warning: a signal came" "a signal came" 1
-same "Slurm's warning: requeued, then completed" "$(field "$id" Restarts) $(field "$id" JobState)" "1 COMPLETED"
+came_back "Slurm's warning"
 as_undisturbed warned
 
 # ---- the time limit in the middle of a round that is longer than the job ----
@@ -116,7 +116,7 @@ killed_rank() {
     gate UP
     settled "$1"
     said "$1: it says that a rank died, and goes on" "a rank died; queued again by" 1
-    same "$1: completed" "$(field "$id" Restarts) $(field "$id" JobState)" "1 COMPLETED"
+    came_back "$1"
     as_undisturbed "$1"
 }
 killed_rank killed

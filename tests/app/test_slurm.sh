@@ -85,9 +85,20 @@ disturbed() {
     gate DOWN
     "$@"
     await 150 nothing_runs || not_ok "$name: the job ends" "$(squeue; tail -n 20 "$log")"
-    # Slurm revokes the job's credential for this second; started too early it fails
-    sleep 2
+    # Slurm revokes the job's credential up to this second; started too early it fails
+    sleep 3
     deck "$name" $(($(last_round "$name") + 2))
+}
+
+# came_back WHAT: the job was requeued once and completed
+came_back() {
+    local state
+    state="$(field "$id" Restarts) $(field "$id" JobState)"
+    if [ "$state" = "1 COMPLETED" ]; then
+        ok "$1: requeued once by Slurm, then completed"
+    else
+        not_ok "$1: requeued once by Slurm, then completed" "$state"$'\n'"$(tail -n 20 "$log")"$'\n'"$(grep "JobId=$id\\b" "$T/slurm/log/slurmctld" | tail)"
+    fi
 }
 
 # as_undisturbed NAME: against a run of as many rounds
@@ -117,7 +128,7 @@ requeued() {
     gate UP
     settled "$name"
     said "$name: stopped with 75" "launch: exit code 75, stopped with a checkpoint; queued again by: scontrol requeue $id" 1
-    same "$name: requeued once by Slurm, then completed" "$(field "$id" Restarts) $(field "$id" JobState)" "1 COMPLETED"
+    came_back "$name"
     same "$name: it went on from a checkpoint" "$(grep -c '^resumed ' "$T/$name/log.txt")" 1
     as_undisturbed "$name"
 }

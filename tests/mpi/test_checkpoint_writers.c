@@ -108,7 +108,8 @@ static void any_writers_any_pieces(void **state)
     sample_destroy(&m);
 }
 
-/* slabs of 13 bytes cut elements, blobs and the smallest arrays; every slab is a collective write */
+/* slabs of 13 bytes cut elements, blobs and the smallest arrays; every slab is a collective write
+ */
 static void tiny_slabs(void **state)
 {
     sample m;

@@ -147,8 +147,8 @@ static void test_rows_are_complete(void **state)
 static void test_free_keys(void **state)
 {
     (void)state;
-    static const char *const free_keys =
-        " run.name run.rounds run.out run.maxh model.share_dir pretrain.out toy.free_part ";
+    static const char *const free_keys = " run.name run.rounds run.out run.maxh model.path "
+                                         "model.share_dir data.source pretrain.out toy.free_part ";
 
     for (int i = 0; section(i); i++) {
         const fl_section *s = section(i);
@@ -575,10 +575,10 @@ static void test_compare_sees_every_key(void **state)
         fl_text t = {0};
 
         snprintf(key, sizeof key, "%.*s", (int)strcspn(flips[i], "="), flips[i]);
-        bool free_key =
-            strncmp(key, "eval.", 5) == 0 || strncmp(key, "checkpoint.", 11) == 0 ||
-            strstr(" run.rounds run.out run.name run.maxh model.share_dir toy.free_part ", key) !=
-                NULL;
+        bool free_key = strncmp(key, "eval.", 5) == 0 || strncmp(key, "checkpoint.", 11) == 0 ||
+                        strstr(" run.rounds run.out run.name run.maxh model.path model.share_dir "
+                               "data.source toy.free_part ",
+                            key) != NULL;
         int n = fl_deck_compare(here, stored, strlen(stored), extra, NEXTRA, &t);
 
         if (n != !free_key || (fl_deck_digest(here) == fl_deck_digest(there)) != free_key ||
