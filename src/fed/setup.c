@@ -210,14 +210,6 @@ fl_err setup_runtime(fl_ctx *ctx, const fl_deck *deck, const fl_options *opt, fl
         return fl_fail(FL_EDECK, "model.path: empty; give a Hugging Face folder, or make one with "
                                  "'fedlora pretrain DECK'");
     }
-    if (deck->svd.grid.n == 2 && (int64_t)deck->svd.grid.x[0] * deck->svd.grid.x[1] > ctx->size) {
-        return fl_fail(FL_EDECK,
-            "svd.grid: [%d, %d] needs %lld ranks, this job has %d; a pinned grid decides bits, so "
-            "it is "
-            "not made smaller",
-            deck->svd.grid.x[0], deck->svd.grid.x[1],
-            (long long)deck->svd.grid.x[0] * deck->svd.grid.x[1], ctx->size);
-    }
     fl_phase_begin(ctx, FL_PHASE_setup);
     FL_TRY(fl_base_load(ctx, deck->model.path, deck->model.share_dir, &rt->base));
     rt->base_hash = rt->base.hash;

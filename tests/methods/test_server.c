@@ -341,17 +341,19 @@ static void grid_bits(void **state)
     bed_close(&b);
 }
 
+/* refused before anything is trained, on every rank */
 static void grid_too_large(void **state)
 {
-    bed b;
+    fl_options opt = {.out = bed_dir, .resume = "none", .versions = ""};
+    fl_deck *deck =
+        bed_deck(BED_SET("method.name=flexlora", "svd.solver=scalapack", "svd.grid=[3, 2]"));
+    uint64_t digest;
 
     (void)state;
-    open_solver(&b, test_ctx, "scalapack", 3, 2);
-    bed_begin(&b, 1, NULL);
-    bed_send(&b);
-    assert_int_equal(round_aggregate(b.rt), FL_EDECK); /* on every rank */
+    assert_int_equal(fl_federation(test_ctx, deck, &opt, &digest), FL_EDECK);
+    assert_non_null(strstr(fl_error_text(), "svd.grid"));
     fl_error_clear();
-    bed_close(&b);
+    fl_deck_destroy(&deck);
 }
 
 int main(int argc, char **argv)
