@@ -281,8 +281,8 @@ fl_err fl_data_read_hdf5(
     fl_err err;
 
     memset(c, 0, sizeof *c);
-    /* file systems without flock: see h5_quiet in src/io/h5.c; before the library's first call, which
-     * may be this one */
+    /* file systems without flock: see h5_quiet in src/io/h5.c; before the library's first call,
+     * which may be this one */
     setenv("HDF5_USE_FILE_LOCKING", "FALSE", 0);
     /* the library prints its error stack by itself; our sentence is enough */
     H5Eget_auto2(H5E_DEFAULT, &report, &report_data);
