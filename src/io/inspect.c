@@ -197,7 +197,7 @@ static fl_err inspect_safetensors(const char *path, fl_text *t)
     return FL_OK;
 }
 
-fl_err fl_inspect(const char *path, fl_text *t)
+fl_err by_file_kind(const char *path, const kind_functions *by, fl_text *t)
 {
     file_kind kind;
     char *real;
@@ -206,15 +206,21 @@ fl_err fl_inspect(const char *path, fl_text *t)
     FL_TRY(file_kind_of(path, &kind, &real));
     switch (kind) {
     case KIND_CHECKPOINT:
-        err = inspect_checkpoint(real, t);
+        err = by->checkpoint(real, t);
         break;
     case KIND_HDF5:
-        err = fl_isolated(dataset_inspect, real, NULL, t);
+        err = fl_isolated(by->hdf5, real, NULL, t);
         break;
     case KIND_SAFETENSORS:
-        err = inspect_safetensors(real, t);
+        err = by->safetensors(real, t);
         break;
     }
     fl_free(real);
     return err;
+}
+
+fl_err fl_inspect(const char *path, fl_text *t)
+{
+    return by_file_kind(
+        path, &(kind_functions){inspect_checkpoint, dataset_inspect, inspect_safetensors}, t);
 }

@@ -9,7 +9,15 @@ typedef enum file_kind { KIND_CHECKPOINT, KIND_HDF5, KIND_SAFETENSORS } file_kin
  * (owned by the caller). FL_EFILE when it cannot be read, FL_EUSAGE when it is none of these. */
 fl_err file_kind_of(const char *path, file_kind *kind, char **real);
 
-/* HDF5 files without a seal; to be run by h5_isolated */
+/* what to do with each kind; HDF5 files without a seal are read in a child process */
+typedef struct kind_functions {
+    fl_err (*checkpoint)(const char *path, fl_text *t);
+    fl_isolated_job *hdf5;
+    fl_err (*safetensors)(const char *path, fl_text *t);
+} kind_functions;
+fl_err by_file_kind(const char *path, const kind_functions *by, fl_text *t);
+
+/* HDF5 files without a seal */
 fl_err dataset_inspect(const char *path, void *arg, fl_text *t);
 fl_err dataset_verify(const char *path, void *arg, fl_text *t);
 

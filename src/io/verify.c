@@ -53,22 +53,6 @@ static fl_err verify_safetensors(const char *path, fl_text *t)
 
 fl_err fl_verify(const char *path, fl_text *t)
 {
-    file_kind kind;
-    char *real;
-    fl_err err = FL_OK;
-
-    FL_TRY(file_kind_of(path, &kind, &real));
-    switch (kind) {
-    case KIND_CHECKPOINT:
-        err = verify_checkpoint(real, t);
-        break;
-    case KIND_HDF5:
-        err = fl_isolated(dataset_verify, real, NULL, t);
-        break;
-    case KIND_SAFETENSORS:
-        err = verify_safetensors(real, t);
-        break;
-    }
-    fl_free(real);
-    return err;
+    return by_file_kind(
+        path, &(kind_functions){verify_checkpoint, dataset_verify, verify_safetensors}, t);
 }
