@@ -136,7 +136,7 @@ same "the earlier checkpoint is as it was" "$(checkpoints)" "$before"
 # another model under the same name does not continue this run
 mv "$T/base" "$T/base-kept"
 make_base "$T/base" --set run.seed=5
-bad 4 "other weights under the same name" "none of the 1 checkpoints"
+bad 3 "other weights under the same name" "holds other weights than the run was begun with"
 rm -r "$T/base"
 mv "$T/base-kept" "$T/base"
 same "the earlier checkpoint is still as it was" "$(checkpoints)" "$before"
