@@ -86,41 +86,27 @@ static double cores_of(fl_ctx *ctx)
     return fl_total(ctx, ctx->node_rank == 0 ? (double)sysconf(_SC_NPROCESSORS_ONLN) : 0);
 }
 
-static fl_err open_log(fl_ctx *ctx, const char *out)
-{
-    char path[SCALE_PATH + 16];
-
-    snprintf(path, sizeof path, "%s/log.txt", out);
-    ctx->log = fopen(path, "a");
-    return ctx->log != NULL ? FL_OK : fl_fail(FL_EFILE, "%s: cannot be written", path);
-}
-
 /* by the ranks of the point; ctx is theirs */
 static fl_err run_point(scale_series *s, fl_ctx *ctx, scale_point p)
 {
     fl_deck *deck = NULL;
-    char out[SCALE_PATH] = "", *versions = app_versions(ctx);
+    char out[SCALE_PATH] = "";
     uint64_t state = 0;
     double cores = cores_of(ctx), used = fl_now() - s->begin;
     fl_options o = {.out = out,
         .resume = "none",
         .maxh = s->args->maxh > 0 ? FL_MAX(s->args->maxh - used / 3600, 1e-9) : 0,
-        .requeue_code = s->args->requeue_code,
-        .versions = versions};
+        .requeue_code = s->args->requeue_code};
     fl_err err = point_deck(s, ctx, p, &deck);
 
     if (err == FL_OK) {
         err = point_folder(s, ctx, p, out);
     }
-    if (err == FL_OK) {
-        err = fl_agree(ctx, ctx->rank == 0 ? open_log(ctx, out) : FL_OK);
-    }
     forget_peak();
     if (err == FL_OK) {
-        err = fl_federation(ctx, deck, &o, &state);
+        err = app_federation(ctx, deck, &o, &state);
     }
     if (err == FL_OK) {
-        fl_log(ctx, "state %016llx", (unsigned long long)state);
         scale_place at = {out, ctx->nnodes, cores, state};
 
         err = fl_agree(ctx, ctx->rank == 0 ? scale_add(s, p, deck, &at) : FL_OK);
@@ -129,7 +115,6 @@ static fl_err run_point(scale_series *s, fl_ctx *ctx, scale_point p)
         fclose(ctx->log);
     }
     fl_deck_destroy(&deck);
-    fl_free(versions);
     return err;
 }
 
