@@ -215,11 +215,10 @@ static fl_err pretrain_run(pretrain *p, const char *out)
     int steps = p->deck->train.epochs > 0
                     ? p->deck->train.epochs * fl_steps_per_epoch(p->ntrain, p->deck->train.batch)
                     : p->deck->train.steps;
-    double loss = NAN, begin = fl_now(), tokens = 0;
+    double loss = NAN, begin = fl_now();
 
     for (int i = 0; i < steps; i++) {
         FL_TRY(pretrain_step(p, i, &loss));
-        tokens += (double)p->deck->train.batch * p->deck->model.max_length;
         if ((i + 1) % FL_MAX(1, steps / 10) == 0 || i == steps - 1) {
             fl_log(p->ctx, "step %6d of %d  loss %.4f  validation %.4f  %.0f s", i + 1, steps, loss,
                 valid_loss(p), fl_now() - begin);
@@ -229,7 +228,6 @@ static fl_err pretrain_run(pretrain *p, const char *out)
                 "pretraining was stopped at step %d of %d; nothing was written", i + 1, steps);
         }
     }
-    (void)tokens;
     return fl_agree(p->ctx, p->ctx->rank == 0 ? fl_hf_save(out, &p->model, p->wp) : FL_OK);
 }
 
