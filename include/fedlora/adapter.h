@@ -4,8 +4,9 @@
 #define FL_ADAPTER_H
 #include "fedlora/la.h"
 
-/* C, GATE, HEAD come with the methods that need them. DENSE adds to the base tensor itself (full training, masks). */
-typedef enum fl_factor { FL_A, FL_B, FL_DENSE, FL_NFACTORS } fl_factor;
+/* DENSE adds to the base tensor itself (full training, masks). PLAIN never enters the forward pass: cores between factors, nested factors,
+ * scales; it trains, travels, sums and is kept like any other slot. GATE and HEAD come with the methods that need them. */
+typedef enum fl_factor { FL_A, FL_B, FL_DENSE, FL_PLAIN, FL_NFACTORS } fl_factor;
 #define FL_LORA (FL_BIT(FL_A) | FL_BIT(FL_B))
 #define FL_NONE FL_BIT(31)
 
@@ -16,14 +17,14 @@ typedef struct fl_site {        /* an adapted matrix of the model */
 } fl_site;
 
 typedef struct fl_slot {
-    char name[40];              /* "3.q.A"; DENSE: the tensor's name */
+    char name[40];              /* "3.q.A"; DENSE: the tensor's name; PLAIN: "plain.7" */
     fl_factor factor;
-    int site;                   /* index of the site; DENSE: index of the base tensor */
+    int site;                   /* index of the site; DENSE: index of the base tensor; PLAIN: number of the slot */
     int rows, cols;
     size_t at;                  /* offset in v; slots are contiguous and cover exactly n elements (space_is_valid) */
 } fl_slot;
 typedef struct fl_space {       /* interned: equal shapes are one object of a registry */
-    int nslots, nsites, rmax;   /* rmax: largest r of any site; 0 for DENSE */
+    int nslots, nsites, rmax;   /* rmax: largest r of any site; DENSE, PLAIN: rmax and nsites are 0 */
     fl_slot *slot;              /* owned [nslots]; LoRA: A then B of site 0, of site 1, ..; r = 0: both slots absent */
     int *m, *n_in, *r;          /* owned [nsites]; r 0 = site absent */
     double *scale;              /* owned [nsites]: s */
@@ -44,6 +45,10 @@ fl_spaces *fl_spaces_create(void);
 void fl_spaces_destroy(fl_spaces **reg); /* frees all its spaces */
 /* LoRA space over sites[nsites] with r[j] (0 = absent) and s_j: alpha / r (rslora: / sqrt(r)); alpha <= 0: s = 1 everywhere (stacks) */
 const fl_space *fl_space_lora(fl_spaces *reg, int nsites, const fl_site *site, const int *r, double alpha, bool rslora);
+/* the same with a scale per site */
+const fl_space *fl_space_scaled(fl_spaces *reg, int nsites, const fl_site *site, const int *r, const double *scale);
+const fl_space *fl_space_of_plain(fl_spaces *reg, int n, const int *rows, const int *cols); /* n slots of rows[i] x cols[i] */
+int fl_pair_first(const fl_space *s, int site);                 /* number of the site's first rank-1 pair; site = nsites: pairs in all */
 const fl_space *fl_space_dense(fl_spaces *reg, int ntensors, const char *const *name, const int *rows, const int *cols);
 bool fl_space_is_valid(const fl_space *s);
 

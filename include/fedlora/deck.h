@@ -50,7 +50,7 @@ typedef struct fl_section {
 typedef struct fl_deck_run { char *name; uint64_t seed; int rounds; char *out; double maxh; } fl_deck_run;
 typedef struct fl_deck_model { char *path; int task; int max_length; char *share_dir; } fl_deck_model; /* task: lm */
 typedef struct fl_deck_adapter { int r; double alpha; bool rslora; fl_words targets; int init; double init_std, dropout; } fl_deck_adapter;
-    /* targets: q k v o up gate down; init: kaiming gaussian (FL_INIT_*) */
+    /* targets: q k v o up gate down; init: kaiming gaussian svd (FL_INIT_*) */
 typedef struct fl_deck_data {
     char *source;            /* synthetic | FILE (.h5 .txt .csv .jsonl, each also .xz) */
     int format;              /* auto text csv jsonl hdf5 synthetic */
@@ -77,15 +77,15 @@ typedef struct fl_deck_train {
     int shards;              /* pretrain: a step's batch is cut into so many parts, summed by the order-free sum */
 } fl_deck_train;
 typedef struct fl_deck_method { char *name; } fl_deck_method;
-typedef struct fl_deck_codec { int up, down; } fl_deck_codec; /* none */
-typedef struct fl_deck_svd { int solver; double tol; fl_ints grid; int block; } fl_deck_svd; /* auto factored dense scalapack */
+typedef struct fl_deck_codec { int up, down; double density; int bits; bool feedback; } fl_deck_codec; /* FL_CODEC_* */
+typedef struct fl_deck_svd { int solver; double tol; fl_ints grid; int block; } fl_deck_svd; /* auto factored dense scalapack randomized */
 typedef struct fl_deck_eval { int every; int split; int max_samples; bool per_client; int max_clients; int batch; bool discordance; } fl_deck_eval;
 typedef struct fl_deck_checkpoint { int every, keep, writers, stripe_count, stripe_size; bool async; } fl_deck_checkpoint;
 typedef struct fl_deck_pretrain { int family, layers, width, heads, kv_heads, ff, context; double rope_theta; bool tied; char *out; } fl_deck_pretrain;
     /* family: gpt2 llama; the shape of the base that `fedlora pretrain` makes */
 typedef struct fl_deck_blas { int threads; } fl_deck_blas;
 
-enum { FL_INIT_KAIMING, FL_INIT_GAUSSIAN };
+enum { FL_INIT_KAIMING, FL_INIT_GAUSSIAN, FL_INIT_SVD };
 enum { FL_FORMAT_AUTO, FL_FORMAT_TEXT, FL_FORMAT_CSV, FL_FORMAT_JSONL, FL_FORMAT_HDF5, FL_FORMAT_SYNTHETIC };
 enum { FL_RECORDS_LINES, FL_RECORDS_PARAGRAPHS, FL_RECORDS_DOCUMENTS };
 enum { FL_PART_IID, FL_PART_DIRICHLET, FL_PART_SHARDS, FL_PART_NATURAL };
@@ -93,7 +93,8 @@ enum { FL_WEIGHTS_SAMPLES, FL_WEIGHTS_UNIFORM };
 enum { FL_WHAT_LORA, FL_WHAT_FULL };
 enum { FL_OPT_ADAMW, FL_OPT_SGD };
 enum { FL_SCHEDULE_CONSTANT, FL_SCHEDULE_LINEAR, FL_SCHEDULE_COSINE };
-enum { FL_SVD_AUTO, FL_SVD_FACTORED, FL_SVD_DENSE, FL_SVD_SCALAPACK };
+enum { FL_SVD_AUTO, FL_SVD_FACTORED, FL_SVD_DENSE, FL_SVD_SCALAPACK, FL_SVD_RANDOMIZED };
+enum { FL_CODEC_NONE, FL_CODEC_TOPK, FL_CODEC_QUANTISE, FL_CODEC_TOPK_QUANTISE };
 enum { FL_SPLIT_VALIDATION, FL_SPLIT_TEST };
 enum { FL_FAMILY_GPT2, FL_FAMILY_LLAMA };
 

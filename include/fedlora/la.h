@@ -43,6 +43,27 @@ fl_err fl_svd_factors(fl_solver solver, int m, int n, int64_t nstack, const doub
 /* ||sum of products||_F^2 with bs (m x R), as (R x n), dense or by Gram matrices, whichever is cheaper by shape */
 double fl_product_norm2(int m, int n, int64_t nstack, const double *bs, const double *as);
 
+/* ---- small mathematics for methods, on doubles ---- Local; no state, one order of every sum: the same call gives the same bits. */
+/* b (n x nrhs) = a^-1 b, a (n x n) symmetric positive definite, only its lower triangle is read. By Cholesky. FL_ENUM, b kept: not
+ * positive definite, singular to working precision (a ridge on the diagonal is the caller's choice), NaN or Inf. */
+fl_err fl_solve(int n, int nrhs, const double *a, double *b);
+/* a (n x n) symmetric (its lower triangle is read) = vectors diag(values) vectors'; values [n] descending; vectors n x n, eigenvector j is
+ * column j, its largest-magnitude entry (the first of equals) positive; NULL = values only. FL_ENUM: NaN, Inf, no convergence. */
+fl_err fl_eigh(int n, const double *a, double *values, double *vectors);
+/* Weighted k-means of the n rows of x (n x d), w[n] >= 0 (NULL = all 1): k-means++ seeding by Philox (seed), then at most `iterations` Lloyd
+ * steps, the best of `restarts`. Ties go to the lowest index; an empty group takes the row farthest from its centre. Writes group[n], numbered
+ * in order of their first rows, and centre (ngroups x d); groups beyond the number of distinct rows stay empty, theirs is a copy of row 0.
+ * Returns sum_i w_i ||x_i - centre||^2; NaN, with nothing written, if x or w hold NaN or Inf. */
+double fl_kmeans(uint64_t seed, int n, int d, const double *x, const double *w, int ngroups, int restarts, int iterations, int *group,
+    double *centre);
+/* Discrete optimal transport, exact (successive shortest paths): plan (n x m) >= 0 with row sums a[n] and column sums b[m] (b is scaled to the
+ * sum of a) that minimises value = sum plan cost. For small n, m (up to a few hundred). value may be NULL. FL_ENUM: a negative mass, NaN or
+ * Inf, sums that differ by more than 1e-9 of themselves. */
+fl_err fl_transport(int n, int m, const double *a, const double *b, const double *cost, double *plan, double *value);
+/* Linear centred kernel alignment of x and y, both q samples (rows) x r features: ||Yc' Xc||^2 / (||Xc' Xc|| ||Yc' Yc||) in Frobenius norms,
+ * where every column (feature) is centred over the samples. In [0, 1]; 1 for y = c x Q, Q orthogonal; 0 if x or y does not vary. */
+double fl_cka(int q, int r, const double *x, const double *y);
+
 /* ---- ScaLAPACK: a near-square (or given) process grid on a sub-communicator of ctx->world ---- */
 typedef struct fl_grid fl_grid;
 /* Collective over ctx->world. p x q processes, the first p*q ranks; block nb. p = q = 0: nearly square over all ranks.

@@ -78,6 +78,9 @@ double fl_nn_grad(fl_work *work, const fl_pass *pass, const fl_batch *batch, int
  * (first use allocates) with the weights that pass pointed to, which must not have changed */
 const fl_real *fl_nn_logits(fl_work *work);
 
+/* hidden states [ntokens][nd] after the last norm, of the last call's forward, borrowed until the next call */
+const fl_real *fl_nn_hidden(const fl_work *work);
+
 /* ---- the frozen product with its adapters: the one door to the base weights (fl_linear) ---- */
 /* W += coef * s B A of one site, computed in double per row block of fixed size, rounded once to storage. w: the tensor of the site. */
 void fl_linear_merge(const fl_model *m, int site, fl_real *tensor, const fl_adapter *ad, double coef);

@@ -50,13 +50,13 @@ void fl_adapter_destroy(fl_adapter **ad)
     *ad = NULL;
 }
 
-/* Slot of a site's factor, -1 = the space has none. Slots of a dense space ascend in the tensor's
- * index. */
+/* Slot of a site's factor, -1 = the space has none. Slots of a dense or plain space ascend in the
+ * tensor's index or the slot's number. */
 static int adapter_slot(const fl_space *s, int site, fl_factor f)
 {
     int lo = 0, hi = s->nslots;
 
-    if (f != FL_DENSE) {
+    if (f == FL_A || f == FL_B) {
         FL_REQUIRE(site >= 0 && (site < s->nsites || s->nsites == 0));
         return s->nsites == 0 ? -1 : s->slot_of[2 * site + (f == FL_B)];
     }
@@ -72,7 +72,7 @@ static int adapter_slot(const fl_space *s, int site, fl_factor f)
             hi = mid;
         }
     }
-    return lo < s->nslots && s->slot[lo].site == site ? lo : -1;
+    return lo < s->nslots && s->slot[lo].site == site && s->slot[lo].factor == f ? lo : -1;
 }
 
 /* number of elements of slot i and where they are; NULL = not on this rank */

@@ -123,7 +123,7 @@ static const fl_space *space_intern(fl_spaces *reg, fl_space *s)
 static void space_push(
     fl_space *s, int *at, const char *name, fl_factor f, int site, int rows, int cols)
 {
-    static const char *const tail[FL_NFACTORS] = {".A", ".B", ""};
+    static const char *const tail[FL_NFACTORS] = {".A", ".B", "", ""};
     fl_slot *slot = &s->slot[*at];
     int length = snprintf(slot->name, sizeof slot->name, "%s%s", name, tail[f]);
 
@@ -139,6 +139,22 @@ static void space_push(
 
 const fl_space *fl_space_lora(
     fl_spaces *reg, int nsites, const fl_site *site, const int *r, double alpha, bool rslora)
+{
+    double *scale = fl_alloc("scales", (size_t)nsites, sizeof *scale);
+
+    for (int j = 0; j < nsites; j++) {
+        scale[j] = alpha <= 0 || r[j] == 0 ? 1.0
+                   : rslora                ? alpha / sqrt((double)r[j])
+                                           : alpha / r[j];
+    }
+    const fl_space *sp = fl_space_scaled(reg, nsites, site, r, scale);
+
+    fl_free(scale);
+    return sp;
+}
+
+const fl_space *fl_space_scaled(
+    fl_spaces *reg, int nsites, const fl_site *site, const int *r, const double *scale)
 {
     fl_space *s;
     int present = 0, at = 0;
@@ -157,7 +173,7 @@ const fl_space *fl_space_lora(
         if (r[j] == 0) {
             continue;
         }
-        s->scale[j] = alpha <= 0 ? 1.0 : rslora ? alpha / sqrt((double)r[j]) : alpha / r[j];
+        s->scale[j] = scale[j];
         s->rmax = FL_MAX(s->rmax, r[j]);
         s->slot_of[2 * j] = at;
         space_push(s, &at, site[j].name, FL_A, j, r[j], site[j].n);
@@ -185,6 +201,32 @@ const fl_space *fl_space_dense(
         }
     }
     return space_intern(reg, s);
+}
+
+const fl_space *fl_space_of_plain(fl_spaces *reg, int n, const int *rows, const int *cols)
+{
+    fl_space *s;
+    char name[24];
+    int at = 0;
+
+    FL_REQUIRE(n >= 0);
+    s = space_new(n, 0);
+    for (int i = 0; i < n; i++) {
+        FL_REQUIRE(rows[i] > 0 && cols[i] > 0);
+        snprintf(name, sizeof name, "plain.%d", i);
+        space_push(s, &at, name, FL_PLAIN, i, rows[i], cols[i]);
+    }
+    return space_intern(reg, s);
+}
+
+int fl_pair_first(const fl_space *s, int site)
+{
+    int n = 0;
+
+    for (int j = 0; j < site; j++) {
+        n += s->r[j];
+    }
+    return n;
 }
 
 static bool space_pair_is_valid(const fl_space *s, int j)

@@ -33,8 +33,9 @@ static const fl_field adapter_fields[] = {
     FL_BOOL(fl_deck_adapter, rslora, "false", "scale by alpha / sqrt(r) instead"),
     FL_WORDS(fl_deck_adapter, targets, "[q, v]", "q|k|v|o|up|gate|down",
         "matrices of every block that get an adapter (gate: llama only)"),
-    FL_WORD(fl_deck_adapter, init, "kaiming", "kaiming|gaussian",
-        "start of A (B starts at 0): uniform within 1/sqrt(in), or normal"),
+    FL_WORD(fl_deck_adapter, init, "kaiming", "kaiming|gaussian|svd",
+        "start of A (B = 0): uniform within 1/sqrt(in), or normal; svd: A and B the top of W, which keeps "
+        "the rest"),
     FL_REAL(fl_deck_adapter, init_std, "0", 0, 1e3, "",
         "standard deviation of init: gaussian; 0 = 1/r"),
     FL_REAL(fl_deck_adapter, dropout, "0", 0, 0.99, "",
@@ -134,12 +135,20 @@ static const fl_field method_fields[] = {
     FL_END,
 };
 static const fl_field codec_fields[] = {
-    FL_WORD(fl_deck_codec, up, "none", "none", "compression of the messages to the server"),
-    FL_WORD(fl_deck_codec, down, "none", "none", "compression of the messages to the clients"),
+    FL_WORD(fl_deck_codec, up, "none", "none|topk|quantise|topk_quantise",
+        "compression of the messages to the server"),
+    FL_WORD(fl_deck_codec, down, "none", "none|topk|quantise|topk_quantise",
+        "compression of the messages to the clients"),
+    FL_REAL(fl_deck_codec, density, "0.1", 1e-6, 1, "",
+        "topk: share of the elements that travel, those of largest change"),
+    FL_INT(fl_deck_codec, bits, "8", 2, 16, "bits",
+        "quantise: bits of an element; rounding is random and unbiased"),
+    FL_BOOL(fl_deck_codec, feedback, "true",
+        "the sender adds what a codec lost to its next message (error feedback)"),
     FL_END,
 };
 static const fl_field svd_fields[] = {
-    FL_WORD(fl_deck_svd, solver, "auto", "auto|factored|dense|scalapack",
+    FL_WORD(fl_deck_svd, solver, "auto", "auto|factored|dense|scalapack|randomized",
         "SVD of the aggregate; auto = by shapes, never by rank count"),
     FL_REAL(fl_deck_svd, tol, "1.0e-6", 1e-15, 1, "",
         "largest relative residual of a factorisation that is accepted"),

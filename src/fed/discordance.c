@@ -13,16 +13,22 @@ static void append(const fl_adapter *ad, int site, double coef, double *bs, doub
 {
     fl_item one = {.space = ad->space, .ad = ad};
 
-    site_stack(&one, 1, &coef, site, bs, as, nstack, at);
+    site_stack(&one, 1, 0, &coef, site, bs, as, nstack, at);
 }
 
 /* row: squared norms of the difference and of the ideal */
-static fl_err discordance_site(fl_run *run, int site, const fl_pile *in, double *row)
+static fl_err discordance_site(fl_runtime *rt, int site, const fl_pile *in, void *arg)
 {
-    fl_runtime *rt = run->rt;
+    fl_run *run = &rt->run;
+    double *row = (double *)arg + 2 * site;
     const fl_site *st = &rt->base.model.site[site];
     double *w = fl_scratch(run, (size_t)in->n, sizeof *w), *bs, *as;
-    int64_t ideal = site_stack_r(in, site), all = ideal + run->space->r[site], at = 0;
+
+    if (run->space->r[site] == 0) {
+        return FL_OK;
+    }
+    const fl_adapter *installed = run->installed != NULL ? run->installed : run->global;
+    int64_t ideal = site_stack_r(in, 0, site), all = ideal + installed->space->r[site], at = 0;
 
     for (int i = 0; i < rt->nmerges; i++) {
         all += rt->merged[i].ad->space->r[site];
@@ -32,11 +38,11 @@ static fl_err discordance_site(fl_run *run, int site, const fl_pile *in, double 
     for (int i = 0; i < in->n; i++) {
         w[i] = in->item[i].p;
     }
-    site_stack(in->item, in->n, w, site, bs, as, ideal, &at);
+    site_stack(in->item, in->n, 0, w, site, bs, as, ideal, &at);
     row[1] = fl_product_norm2(st->m, st->n, ideal, bs, as);
     at = 0;
-    site_stack(in->item, in->n, w, site, bs, as, all, &at);
-    append(run->global, site, -1, bs, as, all, &at);
+    site_stack(in->item, in->n, 0, w, site, bs, as, all, &at);
+    append(installed, site, -1, bs, as, all, &at);
     for (int i = 0; i < rt->nmerges; i++) {
         append(rt->merged[i].ad, site, -rt->merged[i].coef, bs, as, all, &at);
     }
@@ -49,25 +55,25 @@ fl_err discordance_measure(fl_runtime *rt, double *relative)
     fl_run *run = &rt->run;
     size_t nrows = 2 * (size_t)run->nsites;
     double *rows, difference = 0, ideal = 0;
-    fl_err err = FL_OK;
+    bool factors = false;
 
     *relative = NAN;
-    if (rt->deck->train.what == FL_WHAT_FULL) {
+    if (rt->deck->train.what == FL_WHAT_FULL || (rt->method->needs & FL_PERSONAL) != 0) {
+        return FL_OK;
+    }
+    for (int i = 0; i < rt->pile.n; i++) { /* has a meaning for whole factors only */
+        const fl_item *it = &rt->pile.item[i];
+
+        factors = factors || (it->label == 0 && it->space->nsites > 0);
+        if (it->label == 0 && (it->change || it->space->nsites == 0)) {
+            return FL_OK;
+        }
+    }
+    if (!factors) {
         return FL_OK;
     }
     rows = fl_scratch(run, nrows, sizeof *rows);
-    FL_TRY(pile_by_site(rt));
-    fl_pile complete = {rt->pile.n, rt->inbox.bysite};
-
-    for (int j = 0; j < run->nsites && err == FL_OK; j++) {
-        if (rt->owner[j] == rt->ctx->rank && run->space->r[j] > 0) {
-            fl_mark mark = fl_arena_mark(rt->round);
-
-            err = discordance_site(run, j, &complete, rows + 2 * j);
-            fl_arena_reset(rt->round, mark);
-        }
-    }
-    FL_TRY_ALL(rt->ctx, err);
+    FL_TRY(site_walk(rt, discordance_site, rows));
     fl_fill_in(rt->ctx, nrows, rows);
     for (int j = 0; j < run->nsites; j++) {
         difference += rows[2 * j];

@@ -31,13 +31,15 @@ static int count_right(const fl_real *logits, const fl_batch *b, int vocab)
 eval_sum eval_samples(fl_work *work, fl_batcher *b, const fl_dataset *d, const fl_real *const *w,
     const fl_stack *stack, int max_length, int vocab, int n, const uint32_t *sample)
 {
-    fl_pass pass = {.w = w, .n = stack->n};
+    fl_pass pass = {.w = w};
     eval_sum sum;
     int targets;
 
     for (int j = 0; j < stack->n; j++) {
-        pass.ad[j] = stack->ad[j];
-        pass.coef[j] = stack->coef[j];
+        if (stack->ad[j]->space->nsites > 0) { /* not PLAIN */
+            pass.ad[pass.n] = stack->ad[j];
+            pass.coef[pass.n++] = stack->coef[j];
+        }
     }
     fl_batch_fill(b, d, n, sample, max_length);
     sum.loss = fl_nn_loss(work, &pass, &b->batch, &targets);
@@ -46,27 +48,38 @@ eval_sum eval_samples(fl_work *work, fl_batcher *b, const fl_dataset *d, const f
     return sum;
 }
 
-/* full training: the base plus the dense adapter, as private weights in the round's arena; the
- * stack becomes empty */
-static const fl_real *const *dense_weights(fl_runtime *rt, fl_stack *stack)
+/* a DENSE entry (full training, a sparse stage): base plus adapter, as private weights in the
+ * arena; the entry leaves the stack */
+const fl_real *const *eval_weights(fl_runtime *rt, fl_stack *stack)
 {
-    const fl_adapter *ad = stack->n == 1 ? stack->ad[0] : NULL;
+    const fl_real *const *base = base_weights(rt, stack);
+    size_t ntensors = (size_t)rt->base.model.ntensors;
+    int at = 0;
 
-    if (ad == NULL || space_kind_of(rt, ad->space) != SPACE_DENSE) {
-        return rt->base.w;
+    setup_work(rt, stack);
+    while (at < stack->n && space_kind_of(rt, stack->ad[at]->space) != SPACE_DENSE) {
+        at++;
     }
-    const fl_real **w = fl_scratch(&rt->run, (size_t)ad->space->nslots, sizeof *w);
+    if (at == stack->n) {
+        return base;
+    }
+    const fl_adapter *ad = stack->ad[at];
+    const fl_real **w = fl_scratch(&rt->run, ntensors, sizeof *w);
     fl_real *own = fl_scratch(&rt->run, ad->space->n, sizeof *own);
 
+    memcpy(w, base, ntensors * sizeof *w);
     for (int i = 0; i < ad->space->nslots; i++) {
         const fl_slot *s = &ad->space->slot[i];
 
         for (size_t j = 0; j < (size_t)s->rows * (size_t)s->cols; j++) {
-            own[s->at + j] = rt->base.w[i][j] + ad->v[s->at + j];
+            own[s->at + j] = base[s->site][j] + ad->v[s->at + j];
         }
-        w[i] = own + s->at;
+        w[s->site] = own + s->at;
     }
-    stack->n = 0;
+    for (stack->n--; at < stack->n; at++) {
+        stack->ad[at] = stack->ad[at + 1];
+        stack->coef[at] = stack->coef[at + 1];
+    }
     return w;
 }
 
@@ -95,7 +108,7 @@ static uint32_t *pooled(fl_runtime *rt, fl_split split, int *n)
     return list;
 }
 
-static void eval_pooled(fl_runtime *rt, fl_split split, double out[4])
+static void eval_pooled(fl_runtime *rt, fl_stack stack, fl_split split, double out[4])
 {
     int nsamples, nb = rt->deck->eval.batch, size = rt->ctx->size;
     uint32_t *list = pooled(rt, split, &nsamples);
@@ -104,8 +117,7 @@ static void eval_pooled(fl_runtime *rt, fl_split split, double out[4])
     double *cost = fl_scratch(&rt->run, (size_t)nunits, sizeof *cost);
     double *sums = fl_scratch(&rt->run, 3 * (size_t)nunits, sizeof *sums), loss = 0, n = 0,
            right = 0;
-    fl_stack stack = {.n = 1, .ad = {rt->run.global}, .coef = {1}};
-    const fl_real *const *w = dense_weights(rt, &stack);
+    const fl_real *const *w = eval_weights(rt, &stack);
 
     for (int u = 0; u < nunits; u++) {
         for (int i = u * nb; i < FL_MIN((u + 1) * nb, nsamples); i++) {
@@ -149,9 +161,12 @@ static fl_err eval_client(
     if (err == FL_OK && rt->method->view != NULL) {
         view.name = NULL;
         err = rt->method->view(&rt->run, &c, 0, &view);
+        if (err == FL_OK && view.name == NULL) { /* as the server's */
+            err = rt->method->view(&rt->run, NULL, 0, &view);
+        }
     }
     if (err == FL_OK && view.name != NULL) {
-        const fl_real *const *w = dense_weights(rt, &view.stack);
+        const fl_real *const *w = eval_weights(rt, &view.stack);
 
         for (int64_t i = 0; i < n; i += nb) {
             eval_sum s = eval_samples(rt->work, &rt->batcher, &rt->data, w, &view.stack,
@@ -191,7 +206,8 @@ static void curve_add(fl_runtime *rt, int id, const double *sum)
 
 /* mean accuracy over clients, mean of the worst tenth; personal methods: also the loss over all
  * targets */
-static void summarise(fl_runtime *rt, int n, const int *id, const double *sums, double out[4])
+static void summarise(
+    fl_runtime *rt, bool personal, int n, const int *id, const double *sums, double out[4])
 {
     double *acc = fl_scratch(&rt->run, (size_t)n, sizeof *acc), mean = 0, worst = 0, all[3] = {0};
     int have = 0, tenth;
@@ -220,13 +236,13 @@ static void summarise(fl_runtime *rt, int n, const int *id, const double *sums, 
     }
     out[2] = mean / have;
     out[3] = worst / tenth;
-    if (rt->method->view != NULL) {
+    if (personal) {
         out[0] = all[0] / all[1];
         out[1] = all[2] / all[1];
     }
 }
 
-static fl_err eval_clients(fl_runtime *rt, fl_split split, double out[4])
+static fl_err eval_clients(fl_runtime *rt, bool personal, fl_split split, double out[4])
 {
     fl_run *run = &rt->run;
     int most = rt->deck->eval.max_clients,
@@ -253,24 +269,30 @@ static fl_err eval_clients(fl_runtime *rt, fl_split split, double out[4])
     }
     FL_TRY_ALL(rt->ctx, err);
     fl_fill_in(rt->ctx, 3 * (size_t)n, sums);
-    summarise(rt, n, id, sums, out);
+    summarise(rt, personal, n, id, sums, out);
     return FL_OK;
 }
 
 fl_err eval_round(fl_runtime *rt, fl_split split, bool clients, double out[4])
 {
-    bool personal = rt->method->view != NULL;
+    fl_view view = {.name = "global", .stack = {.n = 1, .ad = {rt->run.global}, .coef = {1}}};
     fl_err err = FL_OK;
 
     fl_phase_begin(rt->ctx, FL_PHASE_eval);
     out[0] = out[1] = out[2] = out[3] = NAN;
     fl_mark mark = fl_arena_mark(rt->round);
 
-    if (!personal) {
-        eval_pooled(rt, split, out);
+    if (rt->method->view != NULL) {
+        view.name = NULL;
+        err = fl_agree(rt->ctx, rt->method->view(&rt->run, NULL, 0, &view));
     }
-    if (personal || clients) {
-        err = eval_clients(rt, split, out);
+    bool personal = view.name == NULL;
+
+    if (err == FL_OK && !personal) {
+        eval_pooled(rt, view.stack, split, out);
+    }
+    if (err == FL_OK && (personal || clients)) {
+        err = eval_clients(rt, personal, split, out);
     }
     fl_arena_reset(rt->round, mark);
     fl_phase_end(rt->ctx, FL_PHASE_eval);

@@ -48,7 +48,7 @@ static fl_err save_merged(fl_runtime *rt, const fl_adapter *ad, const char *out)
     if (space_kind_of(rt, ad->space) == SPACE_DENSE) {
         for (int i = 0; i < ad->space->nslots; i++) {
             const fl_slot *s = &ad->space->slot[i];
-            fl_real *w = (fl_real *)(uintptr_t)rt->base.w[i];
+            fl_real *w = (fl_real *)(uintptr_t)rt->base.w[s->site];
 
             for (size_t j = 0; j < (size_t)s->rows * (size_t)s->cols; j++) {
                 w[j] += ad->v[s->at + j];

@@ -30,7 +30,12 @@ typedef struct fl_ledger {
 } fl_ledger; /* bytes */
 
 /* ---- a message ---- */
-enum { MAX_PARTS = 16 };
+enum { MAX_PARTS = 16, MAX_NUMBERS = 8 };
+typedef struct number_list { /* what one fl_put gave */
+    char name[32];
+    size_t n;
+    double *x; /* arena [n], as the receiver reads them */
+} number_list;
 struct fl_msg {
     fl_run *run;
     fl_client *client;
@@ -38,6 +43,9 @@ struct fl_msg {
     fl_err err;
     int n;
     fl_part part[MAX_PARTS]; /* part.ad: a sealed copy */
+    int nnumbers;
+    number_list number[MAX_NUMBERS];
+    double number_bytes;
 };
 
 /* ---- a client's turn ---- */
@@ -51,11 +59,12 @@ typedef struct fl_turn {
 typedef struct fl_inbox {
     int nitems;        /* of the whole cohort */
     fl_item *item;     /* round arena [nitems]; replicated metadata */
+    int *position;     /* round arena [nitems]: of the item's client in the cohort */
     fl_adapter **mine; /* round arena [nitems]: contents of items hosted here, else NULL */
     int *first_item;   /* round arena [size + 1] items by rank */
     const fl_part **part; /* round arena [nitems]: those hosted here, else NULL */
-    fl_item
-        *bysite; /* round arena [nitems] or NULL: items with ad complete at the sites owned here */
+    fl_item *bysite; /* round arena [nitems] or NULL: items with ad complete at the sites of .. */
+    int wave, nwaves; /* .. this wave: of each owner's sites the share wave / nwaves */
 } fl_inbox;
 
 typedef struct fl_merged {
@@ -96,6 +105,7 @@ typedef struct fl_runtime {
     int min_node_size; /* ranks on the smallest node */
     /* training */
     fl_work *work; /* owned */
+    int work_r;    /* sum of ranks that it holds */
     fl_batcher batcher;
     uint32_t *picked; /* owned [largest batch] */
     /* ledger and revisions */
@@ -117,7 +127,13 @@ typedef struct fl_runtime {
     fl_adapter *before; /* global when aggregate began (round arena) */
     int nmerges;
     fl_merged merged[MAX_MERGES];
-    bool aggregating;
+    bool aggregating, in_setup, in_sites;
+    /* fedlora aggregate: items are read from files when they are needed; NULL = a live run */
+    struct fl_source *source;
+    /* quantised copies of the base */
+    int nbases;
+    fl_share base_share[4];
+    const fl_real **base_w[4]; /* owned */
     /* results */
     fl_metrics metrics;
     fl_columns col;
@@ -139,12 +155,30 @@ typedef struct fl_runtime {
  * (FL_EFILE). */
 void kept_pack(const fl_kept_list *list, fl_runtime *rt, fl_text *blob);
 fl_err kept_unpack(fl_runtime *rt, const void *blob, size_t bytes, fl_kept_list *list);
-/* how a space is named by value: scale by the deck's rule, scale 1 (stacks), or the base's own
- * tensors */
-typedef enum space_kind { SPACE_DECK, SPACE_STACK, SPACE_DENSE } space_kind;
+/* ---- spaces.c: spaces by value, as words that travel and are saved ---- */
+typedef enum space_kind { SPACE_DECK, SPACE_STACK, SPACE_DENSE, SPACE_PLAIN, SPACE_SCALED } space_kind;
 space_kind space_kind_of(fl_runtime *rt, const fl_space *sp);
-const fl_space *space_of_kind(
-    fl_runtime *rt, space_kind kind, const int *r); /* NULL if r is out of range */
+int space_words(fl_runtime *rt, const fl_space *sp, int32_t *words); /* their number; words NULL = only that */
+const fl_space *space_from(fl_runtime *rt, int n, const int32_t *words); /* NULL = not a space of this model */
+const fl_space *space_full(fl_runtime *rt);                              /* DENSE, all tensors */
+const fl_space *space_of_deck(fl_runtime *rt, const int *r);
+
+/* ---- pick.c ---- */
+bool pick_factor(fl_pick pick, fl_factor f);
+int pick_runs(const fl_space *sp, fl_pick pick, int slot, fl_range *out);
+size_t pick_count(const fl_space *sp, fl_pick pick, int slot);
+double pick_bytes(const fl_space *sp, fl_pick pick);
+
+/* ---- codec.c ---- x [n] becomes what the receiver decodes; returns the bytes that travel */
+double codec_seal(const fl_deck_codec *d, int kind, uint64_t seed, int id, int t, size_t n, fl_real *x);
+
+/* ---- source: items of fedlora aggregate ---- */
+typedef struct fl_source {
+    void *of; /* borrowed */
+    /* local: A and B of item's site into the adapter's memory, complete */
+    fl_err (*site)(void *of, int item, int site, fl_real *a, fl_real *b);
+    fl_err (*start)(fl_run *run, void *of); /* run->global before aggregation, after the method's setup */
+} fl_source;
 
 enum { CURVE_COLUMNS = 5 }; /* round, client, loss, accuracy, targets */
 
@@ -177,11 +211,23 @@ void ledger_round(
 void ledger_changed(fl_runtime *rt, int t);    /* after aggregate: which slots of global changed */
 
 fl_err pile_build(fl_runtime *rt); /* collective: metadata of all that arrived, from rt->sent */
-fl_err pile_by_site(
-    fl_runtime *rt); /* collective, once a round: every site's factors to its owner */
-void site_stack(const fl_item *item, int n, const double *w, int site, double *bs, double *as,
+int pile_waves(fl_runtime *rt);    /* into how many waves the sites are cut: by the size of what arrived */
+bool pile_in_wave(const fl_runtime *rt, int site, int wave, int nwaves);
+/* collective: the factors of a wave's sites to their owners, into rt->inbox.bysite. All in one wave: kept for the round; else valid until
+ * the arena goes back to before the call (pile_forget) */
+fl_err pile_by_site(fl_runtime *rt, int wave, int nwaves);
+void pile_forget(fl_runtime *rt);
+/* the contents of an item hosted here: as they lie, or read into the round's arena */
+fl_err pile_item(fl_runtime *rt, int i, const fl_adapter **ad);
+void site_stack(const fl_item *item, int n, int label, const double *w, int site, double *bs, double *as,
     int64_t nstack, int64_t *at);
-int64_t site_stack_r(const fl_pile *in, int site);
+int64_t site_stack_r(const fl_pile *in, int label, int site);
+/* for every site owned here, wave by wave: visit(arg, site, complete pile). Collective */
+fl_err site_walk(fl_runtime *rt, fl_err (*visit)(fl_runtime *rt, int site, const fl_pile *in, void *arg), void *arg);
+void site_replicate(fl_runtime *rt, fl_adapter *ad);
+void setup_work(fl_runtime *rt, const fl_stack *stack); /* rt->work is large enough for this stack */
+const fl_real *const *base_weights(fl_runtime *rt, const fl_stack *stack);
+void base_bits_free(fl_runtime *rt);
 const double *mixing_weights(fl_run *run, const fl_pile *in, const fl_mixing *how);
 
 fl_err discordance_measure(fl_runtime *rt,
@@ -191,6 +237,8 @@ fl_err eval_round(fl_runtime *rt, fl_split split, bool clients,
 typedef struct eval_sum {
     double loss, n, right;
 } eval_sum;
+/* weights of a stack whose one entry may be DENSE (then the stack becomes empty): base + adapter */
+const fl_real *const *eval_weights(fl_runtime *rt, fl_stack *stack);
 eval_sum eval_samples(fl_work *work, fl_batcher *b, const fl_dataset *d, const fl_real *const *w,
     const fl_stack *stack, int max_length, int vocab, int n, const uint32_t *sample);
 

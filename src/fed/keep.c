@@ -40,67 +40,6 @@ static fl_kept *kept_add(fl_kept_list *list, const char *name, int index, const 
     return k;
 }
 
-/* ---- spaces by value ---- */
-const fl_space *space_of_kind(fl_runtime *rt, space_kind kind, const int *r)
-{
-    const fl_model *m = &rt->base.model;
-
-    if (kind == SPACE_DENSE) {
-        const char **name = fl_alloc("tensor names", (size_t)m->ntensors, sizeof *name);
-        int *rows = fl_alloc("tensor rows", (size_t)m->ntensors, sizeof *rows);
-        int *cols = fl_alloc("tensor columns", (size_t)m->ntensors, sizeof *cols);
-
-        for (int i = 0; i < m->ntensors; i++) {
-            name[i] = m->tensor[i].name;
-            rows[i] = m->tensor[i].rows;
-            cols[i] = m->tensor[i].cols;
-        }
-        const fl_space *sp = fl_space_dense(rt->spaces, m->ntensors, name, rows, cols);
-
-        fl_free(name);
-        fl_free(rows);
-        fl_free(cols);
-        return sp;
-    }
-    for (int j = 0; j < m->nsites; j++) {
-        if (r[j] < 0 || r[j] > (1 << 24)) {
-            return NULL;
-        }
-    }
-    return fl_space_lora(rt->spaces, m->nsites, m->site, r,
-        kind == SPACE_STACK ? 0 : rt->deck->adapter.alpha,
-        kind == SPACE_DECK && rt->deck->adapter.rslora);
-}
-
-space_kind space_kind_of(fl_runtime *rt, const fl_space *sp)
-{
-    if (sp->nslots > 0 && sp->slot[0].factor == FL_DENSE) {
-        return SPACE_DENSE;
-    }
-    /* spaces are interned: the deck's scale rule on the same ranks gives the same object */
-    return space_of_kind(rt, SPACE_DECK, sp->r) == sp ? SPACE_DECK : SPACE_STACK;
-}
-
-const fl_space *fl_space_at(fl_run *run, const fl_space *sp, const int *r, int all)
-{
-    fl_runtime *rt = run->rt;
-
-    if (space_kind_of(rt, sp) == SPACE_DENSE) {
-        return sp;
-    }
-    int *at = fl_scratch(run, (size_t)sp->nsites, sizeof *at);
-
-    for (int j = 0; j < sp->nsites; j++) {
-        at[j] = r != NULL ? r[j] : FL_MIN(all, sp->r[j]);
-    }
-    return space_of_kind(rt, SPACE_DECK, at);
-}
-
-const fl_space *fl_space_stack(fl_run *run, const int *r)
-{
-    return space_of_kind(run->rt, SPACE_STACK, r);
-}
-
 /* ---- declared memory ---- */
 static fl_kept_list *list_of(fl_run *run, const fl_client *c)
 {
@@ -197,18 +136,27 @@ fl_adapter *fl_scratch_spread(fl_run *run, const fl_space *sp)
     return ad;
 }
 
+fl_adapter *fl_scratch_copy(fl_run *run, const fl_adapter *ad)
+{
+    fl_adapter *copy = fl_scratch_adapter(run, ad->space);
+
+    memcpy(copy->v, ad->v, ad->space->n * sizeof *copy->v);
+    return copy;
+}
+
 /* ---- a client's list as bytes ----
- * "FLK1", number of entries; per entry: name[48], index, kind (0 array, 1 + space_kind adapter), n
- * (doubles, or reals), for LoRA r[nsites]; data */
+ * "FLK2", number of entries; per entry: name[48], index, words of its space (spaces.c; 0 = an
+ * array), n (doubles, or reals); the words; data */
+enum { KEPT_MAGIC = 0x324b4c46 };
 typedef struct kept_head {
     char name[48];
-    int32_t index, kind;
+    int32_t index, nwords;
     uint64_t n;
 } kept_head;
 
 void kept_pack(const fl_kept_list *list, fl_runtime *rt, fl_text *blob)
 {
-    uint32_t head[2] = {0x314b4c46u, (uint32_t)list->n};
+    uint32_t head[2] = {KEPT_MAGIC, (uint32_t)list->n};
 
     fl_text_bytes(blob, head, sizeof head);
     for (int i = 0; i < list->n; i++) {
@@ -220,13 +168,13 @@ void kept_pack(const fl_kept_list *list, fl_runtime *rt, fl_text *blob)
             fl_text_bytes(blob, &h, sizeof h);
             fl_text_bytes(blob, k->x, k->n * sizeof *k->x);
         } else {
-            space_kind kind = space_kind_of(rt, k->ad->space);
+            h.nwords = space_words(rt, k->ad->space, NULL);
+            int32_t *words = fl_alloc("words of a space", (size_t)h.nwords, sizeof *words);
 
-            h.kind = 1 + (int)kind;
+            space_words(rt, k->ad->space, words);
             fl_text_bytes(blob, &h, sizeof h);
-            if (kind != SPACE_DENSE) {
-                fl_text_bytes(blob, k->ad->space->r, (size_t)k->ad->space->nsites * sizeof(int));
-            }
+            fl_text_bytes(blob, words, (size_t)h.nwords * sizeof *words);
+            fl_free(words);
             fl_text_bytes(blob, k->ad->v, k->ad->space->n * sizeof(fl_real));
         }
     }
@@ -252,11 +200,11 @@ static bool unpack_one(fl_runtime *rt, reader *in, fl_kept_list *list)
 {
     kept_head h;
 
-    if (!take(in, &h, sizeof h) || memchr(h.name, '\0', sizeof h.name) == NULL || h.kind < 0 ||
-        h.kind > 1 + SPACE_DENSE || h.n > in->left) {
+    if (!take(in, &h, sizeof h) || memchr(h.name, '\0', sizeof h.name) == NULL || h.nwords < 0 ||
+        (size_t)h.nwords > in->left / sizeof(int32_t) || h.n > in->left) {
         return false;
     }
-    if (h.kind == 0) {
+    if (h.nwords == 0) {
         if (h.n > in->left / sizeof(double)) {
             return false;
         }
@@ -266,12 +214,11 @@ static bool unpack_one(fl_runtime *rt, reader *in, fl_kept_list *list)
         k->x = fl_alloc(h.name, h.n, sizeof *k->x);
         return take(in, k->x, h.n * sizeof *k->x);
     }
-    int nsites = rt->base.model.nsites;
-    int *r = fl_alloc("ranks", (size_t)nsites, sizeof *r);
-    bool ok = h.kind == 1 + SPACE_DENSE || take(in, r, (size_t)nsites * sizeof *r);
-    const fl_space *sp = ok ? space_of_kind(rt, (space_kind)(h.kind - 1), r) : NULL;
+    int32_t *words = fl_alloc("words of a space", (size_t)h.nwords, sizeof *words);
+    bool ok = take(in, words, (size_t)h.nwords * sizeof *words);
+    const fl_space *sp = ok ? space_from(rt, h.nwords, words) : NULL;
 
-    fl_free(r);
+    fl_free(words);
     if (sp == NULL || sp->n != h.n || h.n > in->left / sizeof(fl_real)) {
         return false;
     }
@@ -285,7 +232,7 @@ fl_err kept_unpack(fl_runtime *rt, const void *blob, size_t bytes, fl_kept_list 
 {
     reader in = {blob, bytes};
     uint32_t head[2];
-    bool ok = bytes == 0 || (take(&in, head, sizeof head) && head[0] == 0x314b4c46u);
+    bool ok = bytes == 0 || (take(&in, head, sizeof head) && head[0] == KEPT_MAGIC);
 
     for (uint32_t i = 0; ok && bytes > 0 && i < head[1]; i++) {
         ok = unpack_one(rt, &in, list);

@@ -17,23 +17,21 @@ typedef struct group { /* entries and factors that share a learning rate: one op
 
 typedef struct local {
     fl_runtime *rt;
+    fl_client *c;
     fl_job *job;
     int ngroups;
     group groups[MAX_GROUPS];
     fl_pass pass;
+    int entry[FL_MAX_ADAPTERS]; /* of the stack, for every adapter of the pass */
     fl_adapter grad[FL_MAX_ADAPTERS];
     size_t at[FL_MAX_ADAPTERS]; /* offset of entry's gradient in g */
     size_t ng;                  /* elements of g */
-    fl_real *g; /* turn arena [ng]: gradients of all trained entries, contiguous for clipping */
+    fl_real *g; /* turn arena [ng]: gradients of all trained and watched entries, contiguous */
     int nclip;
     fl_range *clip; /* turn arena: the ranges that train, in g */
-    fl_real *own;   /* full training: private weights [space->n], else NULL */
+    int dense;      /* entry in a DENSE space, -1 = none */
+    fl_real *own;   /* it trains: private weights [space->n], else NULL */
 } local;
-
-static bool trains(fl_pick pick, fl_factor f)
-{
-    return pick.factors == 0 || (pick.factors != FL_NONE && (pick.factors & FL_BIT(f)) != 0);
-}
 
 fl_job fl_job_of(const fl_run *run, fl_client *c)
 {
@@ -44,15 +42,52 @@ fl_job fl_job_of(const fl_run *run, fl_client *c)
     return job;
 }
 
+static bool trains(const fl_job *job, int entry)
+{
+    return job->train[entry].factors != FL_NONE;
+}
+
+/* has a gradient: trains or is watched */
+static bool counts(const fl_job *job, int entry)
+{
+    return trains(job, entry) || (job->watch & FL_BIT(entry)) != 0;
+}
+
+/* the ranges of one factor of an entry that train; out NULL = only counts */
+static int entry_ranges(const local *lo, int entry, int f, fl_range *out)
+{
+    const fl_space *sp = lo->job->stack.ad[entry]->space;
+    fl_pick pick = lo->job->train[entry];
+    int n = 0;
+
+    for (int i = 0; i < sp->nslots; i++) {
+        if (sp->slot[i].factor == (fl_factor)f && trains(lo->job, entry)) {
+            n += pick_runs(sp, pick, i, out != NULL ? out + n : NULL);
+        }
+    }
+    return n;
+}
+
+static int all_ranges(const local *lo, int entry)
+{
+    int n = 0;
+
+    for (int f = 0; f < FL_NFACTORS; f++) {
+        n += entry_ranges(lo, entry, f, NULL);
+    }
+    return n;
+}
+
 /* one group per factor with a learning rate of its own; equal rates share one */
 static void local_groups(local *lo, int entry)
 {
     const fl_space *sp = lo->job->stack.ad[entry]->space;
     fl_run *run = &lo->rt->run;
     int first = lo->ngroups;
+    size_t most = (size_t)all_ranges(lo, entry);
 
     for (int f = 0; f < FL_NFACTORS; f++) {
-        if (!trains(lo->job->train[entry], (fl_factor)f)) {
+        if (entry_ranges(lo, entry, f, NULL) == 0) {
             continue;
         }
         double lr = lo->job->lr[f] > 0 ? lo->job->lr[f] : 1;
@@ -64,20 +99,16 @@ static void local_groups(local *lo, int entry)
         group *gr = &lo->groups[at];
 
         if (at == lo->ngroups) {
-            *gr = (group){.entry = entry,
-                .lr = lr,
-                .range = fl_scratch(run, (size_t)sp->nslots, sizeof(fl_range))};
+            *gr =
+                (group){.entry = entry, .lr = lr, .range = fl_scratch(run, most, sizeof(fl_range))};
             lo->ngroups++;
         }
-        for (int i = 0; i < sp->nslots; i++) {
-            const fl_slot *s = &sp->slot[i];
+        fl_range *r = gr->range + gr->nranges;
+        int n = entry_ranges(lo, entry, f, r);
 
-            if (s->factor == (fl_factor)f) {
-                fl_range r = {s->at, (size_t)s->rows * (size_t)s->cols};
-
-                gr->range[gr->nranges++] = r;
-                lo->clip[lo->nclip++] = (fl_range){lo->at[entry] + r.at, r.n};
-            }
+        gr->nranges += n;
+        for (int i = 0; i < n; i++) {
+            lo->clip[lo->nclip++] = (fl_range){lo->at[entry] + r[i].at, r[i].n};
         }
     }
     for (int i = first; i < lo->ngroups; i++) {
@@ -88,86 +119,129 @@ static void local_groups(local *lo, int entry)
     }
 }
 
-/* full training: w and dw point into private copies, slot by slot = tensor by tensor */
+/* a DENSE entry: w and dw of its tensors point into private copies */
 static void local_full(local *lo, int entry)
 {
     fl_runtime *rt = lo->rt;
     const fl_adapter *ad = lo->job->stack.ad[entry];
     const fl_space *sp = ad->space;
-    const fl_real **w = fl_scratch(&rt->run, (size_t)sp->nslots, sizeof *w);
-    fl_real **dw = fl_scratch(&rt->run, (size_t)sp->nslots, sizeof *dw);
+    size_t ntensors = (size_t)rt->base.model.ntensors;
+    const fl_real *const *base = base_weights(rt, &lo->job->stack);
+    const fl_real **w = fl_scratch(&rt->run, ntensors, sizeof *w);
+    fl_real **dw = fl_scratch(&rt->run, ntensors, sizeof *dw);
 
+    memcpy(w, base, ntensors * sizeof *w);
     lo->own = fl_scratch(&rt->run, sp->n, sizeof *lo->own);
     for (int i = 0; i < sp->nslots; i++) {
         const fl_slot *s = &sp->slot[i];
 
         for (size_t j = 0; j < (size_t)s->rows * (size_t)s->cols; j++) {
-            lo->own[s->at + j] = rt->base.w[i][j] + ad->v[s->at + j];
+            lo->own[s->at + j] = base[s->site][j] + ad->v[s->at + j];
         }
-        w[i] = lo->own + s->at;
-        dw[i] = lo->g + lo->at[entry] + s->at;
+        w[s->site] = lo->own + s->at;
+        if (counts(lo->job, entry)) {
+            dw[s->site] = lo->g + lo->at[entry] + s->at;
+        }
     }
     lo->pass.w = w;
-    lo->pass.dw = dw;
-    lo->pass.n = 0;
+    lo->pass.dw = counts(lo->job, entry) ? dw : NULL;
+    lo->dense = entry;
 }
 
 static void local_begin(local *lo, fl_client *c)
 {
     fl_runtime *rt = lo->rt;
     fl_stack *st = &lo->job->stack;
-    size_t total = 0;
-    int nslots = 0;
+    size_t total = 0, nranges = 0;
 
+    lo->c = c;
+    lo->dense = -1;
+    setup_work(rt, st);
     for (int j = 0; j < st->n; j++) {
         lo->at[j] = total;
-        total += lo->job->train[j].factors == FL_NONE ? 0 : st->ad[j]->space->n;
-        nslots += st->ad[j]->space->nslots;
+        total += counts(lo->job, j) ? st->ad[j]->space->n : 0;
+        nranges += (size_t)all_ranges(lo, j);
     }
     lo->ng = total;
     lo->g = fl_scratch(&rt->run, total, sizeof *lo->g);
-    lo->clip = fl_scratch(&rt->run, (size_t)nslots, sizeof *lo->clip);
-    lo->pass = (fl_pass){.w = rt->base.w,
-        .n = st->n,
+    lo->clip = fl_scratch(&rt->run, nranges, sizeof *lo->clip);
+    lo->pass = (fl_pass){.w = base_weights(rt, st),
         .dropout = rt->deck->adapter.dropout,
         .seed = rt->run.seed,
         .id = c->id,
         .round = rt->run.round.t};
     for (int j = 0; j < st->n; j++) {
-        const fl_pick pick = lo->job->train[j];
+        space_kind kind = space_kind_of(rt, st->ad[j]->space);
+        unsigned factors = lo->job->train[j].factors;
 
-        lo->pass.ad[j] = st->ad[j];
-        lo->pass.coef[j] = st->coef[j];
-        if (pick.factors == FL_NONE) {
-            continue;
+        if (counts(lo->job, j)) {
+            lo->grad[j] = (fl_adapter){.space = st->ad[j]->space, .v = lo->g + lo->at[j]};
         }
-        lo->grad[j] = (fl_adapter){.space = st->ad[j]->space, .v = lo->g + lo->at[j]};
-        lo->pass.grad[j] = &lo->grad[j];
-        lo->pass.factors[j] = pick.factors;
-        local_groups(lo, j);
-        if (space_kind_of(rt, st->ad[j]->space) == SPACE_DENSE) {
-            FL_REQUIRE(st->n == 1);
+        if (trains(lo->job, j)) {
+            local_groups(lo, j);
+        }
+        if (kind == SPACE_DENSE) {
+            FL_REQUIRE(lo->dense < 0);
             local_full(lo, j);
+        } else if (kind != SPACE_PLAIN) {
+            int at = lo->pass.n++;
+
+            lo->entry[at] = j;
+            lo->pass.ad[at] = st->ad[j];
+            lo->pass.grad[at] = counts(lo->job, j) ? &lo->grad[j] : NULL;
+            lo->pass.factors[at] = (lo->job->watch & FL_BIT(j)) != 0 ? 0 : factors;
         }
     }
 }
 
-/* after the last step: full training's delta to the base back into the adapter */
+/* after the last step: a dense entry's change of the base back into the adapter */
 static void local_end(local *lo)
 {
     for (int i = 0; i < lo->ngroups; i++) {
         fl_optim_destroy(&lo->groups[i].optim);
     }
-    if (lo->own != NULL) {
-        fl_adapter *ad = lo->job->stack.ad[0];
+    if (lo->dense >= 0 && trains(lo->job, lo->dense)) {
+        fl_adapter *ad = lo->job->stack.ad[lo->dense];
+        const fl_real *const *base = base_weights(lo->rt, &lo->job->stack);
 
         for (int i = 0; i < ad->space->nslots; i++) {
             const fl_slot *s = &ad->space->slot[i];
 
             for (size_t j = 0; j < (size_t)s->rows * (size_t)s->cols; j++) {
-                ad->v[s->at + j] = lo->own[s->at + j] - lo->rt->base.w[i][j];
+                if (fl_picked(ad->space, lo->job->train[lo->dense], i, j)) {
+                    ad->v[s->at + j] = lo->own[s->at + j] - base[s->site][j];
+                }
             }
         }
+    }
+}
+
+/* the method's step hook */
+static fl_err local_hook(local *lo, fl_when when, int i, int n, double *loss)
+{
+    fl_step s = {.when = when, .i = i, .n = n, .job = lo->job, .loss = loss};
+
+    if (lo->rt->method->step == NULL) {
+        return FL_OK;
+    }
+    for (int j = 0; when == FL_GRAD && j < lo->job->stack.n; j++) {
+        s.grad[j] = counts(lo->job, j) ? &lo->grad[j] : NULL;
+    }
+    return lo->rt->method->step(&lo->rt->run, lo->c, &s);
+}
+
+/* gradients that no pass writes start at zero; the hook may have changed the coefficients */
+static void local_ready(local *lo)
+{
+    for (int j = 0; j < lo->job->stack.n; j++) {
+        const fl_space *sp = lo->job->stack.ad[j]->space;
+
+        if (counts(lo->job, j) && sp->nslots > 0 && sp->slot[0].factor == FL_PLAIN) {
+            memset(lo->grad[j].v, 0, sp->n * sizeof(fl_real));
+        }
+    }
+    for (int k = 0; k < lo->pass.n; k++) {
+        lo->pass.coef[k] = lo->job->stack.coef[lo->entry[k]];
     }
 }
 
@@ -183,8 +257,15 @@ static void account(local *lo, const fl_batch *b)
     fl_runtime *rt = lo->rt;
 
     rt->train_tokens += b->ntokens;
-    rt->flops += fl_model_flops(&rt->base.model, lo->job->stack.ad[0]->space, b->ntokens,
-        (double)b->ntokens / b->nseq, true);
+    for (int j = 0; j < lo->job->stack.n; j++) {
+        const fl_space *sp = lo->job->stack.ad[j]->space;
+
+        if (sp->nslots > 0 && sp->slot[0].factor != FL_PLAIN) {
+            rt->flops +=
+                fl_model_flops(&rt->base.model, sp, b->ntokens, (double)b->ntokens / b->nseq, true);
+            break;
+        }
+    }
 }
 
 /* loss and gradient of the whole batch in one pass */
@@ -274,7 +355,7 @@ static void local_update(local *lo, int step, int nsteps)
     fl_clip(d->clip, lo->nclip, lo->clip, lo->g);
     for (int i = 0; i < lo->ngroups; i++) {
         group *gr = &lo->groups[i];
-        fl_real *x = lo->own != NULL ? lo->own : lo->job->stack.ad[gr->entry]->v;
+        fl_real *x = gr->entry == lo->dense ? lo->own : lo->job->stack.ad[gr->entry]->v;
 
         fl_optim_step(&gr->optim, d->lr * factor * gr->lr, gr->nranges, gr->range,
             lo->g + lo->at[gr->entry], x);
@@ -302,6 +383,11 @@ fl_err fl_train(fl_run *run, fl_client *c, fl_job *job)
     }
     local_begin(&lo, c);
     for (int step = 0; step < steps && !sum.stop && err == FL_OK; step++) {
+        err = local_hook(&lo, FL_BEFORE, step, steps, NULL);
+        local_ready(&lo);
+        if (err != FL_OK) {
+            break;
+        }
         int picked = fl_batch_pick(run->seed, job->data.client, run->round.t, job->stream, step,
             batch, n, list, rt->picked);
 
@@ -311,7 +397,11 @@ fl_err fl_train(fl_run *run, fl_client *c, fl_job *job)
             gradient_whole(&lo, step, picked, &sum);
         }
         if (err == FL_OK && sum.targets > 0) {
-            local_update(&lo, step, steps);
+            err = local_hook(&lo, FL_GRAD, step, steps, &sum.loss);
+            if (err == FL_OK) {
+                local_update(&lo, step, steps);
+                err = local_hook(&lo, FL_AFTER, step, steps, NULL);
+            }
         }
         c->turn->loss += sum.loss;
         c->turn->steps++;

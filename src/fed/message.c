@@ -3,15 +3,11 @@
  * bytes are never counted here. */
 #include "fed_internal.h"
 
+#include <math.h>
 #include <string.h>
 
 #define FL_AS_NAME(name) #name,
 const char *const traffic_name[NTRAFFIC] = {FL_TRAFFIC(FL_AS_NAME)};
-
-static bool picked(fl_pick pick, fl_factor f)
-{
-    return pick.factors == 0 || (pick.factors != FL_NONE && (pick.factors & FL_BIT(f)) != 0);
-}
 
 /* NaN or Inf, or 2^34 and more, which the order-free sum could not hold */
 static bool slot_is_sane(const fl_real *x, size_t n)
@@ -37,18 +33,23 @@ void fl_send(fl_msg *msg, fl_part part)
 {
     const fl_space *sp = part.ad->space;
     fl_adapter *copy = fl_scratch_adapter(msg->run, sp);
+    bool all = part.pick.pairs == NULL && part.pick.elems == NULL;
 
     FL_REQUIRE(msg->n < MAX_PARTS);
+    if (msg->up && part.ref != NULL && !all && !part.change) {
+        fl_fit(copy, part.ref); /* what is not picked is known to the receiver */
+    }
     for (int i = 0; i < sp->nslots; i++) {
         const fl_slot *s = &sp->slot[i];
-        size_t n = (size_t)s->rows * (size_t)s->cols;
+        int n = pick_runs(sp, part.pick, i, NULL);
+        fl_range *run = fl_scratch(msg->run, (size_t)n, sizeof *run);
 
-        if (!picked(part.pick, s->factor)) {
-            continue;
-        }
-        memcpy(copy->v + s->at, part.ad->v + s->at, n * sizeof *copy->v);
-        if (msg->err == FL_OK && !slot_is_sane(copy->v + s->at, n)) {
-            msg->err = refuse(msg, s);
+        pick_runs(sp, part.pick, i, run);
+        for (int k = 0; k < n; k++) {
+            memcpy(copy->v + run[k].at, part.ad->v + run[k].at, run[k].n * sizeof *copy->v);
+            if (msg->err == FL_OK && !slot_is_sane(copy->v + run[k].at, run[k].n)) {
+                msg->err = refuse(msg, s);
+            }
         }
     }
     if (part.of == NULL) {
@@ -56,6 +57,39 @@ void fl_send(fl_msg *msg, fl_part part)
     }
     part.ad = copy;
     msg->part[msg->n++] = part;
+}
+
+void fl_put(fl_msg *msg, const char *name, const double *x, size_t n, int bits)
+{
+    FL_REQUIRE(msg->nnumbers < MAX_NUMBERS);
+    number_list *list = &msg->number[msg->nnumbers++];
+
+    FL_REQUIRE(strlen(name) < sizeof list->name);
+    snprintf(list->name, sizeof list->name, "%s", name);
+    list->n = n;
+    list->x = fl_scratch(msg->run, n, sizeof *list->x);
+    for (size_t i = 0; i < n; i++) {
+        list->x[i] = bits <= 32 ? (double)(float)x[i] : x[i];
+        if (msg->err == FL_OK && !isfinite(list->x[i])) {
+            msg->err =
+                fl_fail(FL_ENUM, "round %d, client %d: number %zu of '%s' is NaN or infinite",
+                    msg->run->round.t, msg->client->id, i, name);
+        }
+    }
+    msg->number_bytes += (double)(n * (size_t)bits + 7) / 8;
+}
+
+const double *fl_get(const fl_msg *msg, const char *name, size_t *n)
+{
+    for (int i = 0; msg != NULL && i < msg->nnumbers; i++) {
+        if (strcmp(msg->number[i].name, name) == 0) {
+            if (n != NULL) {
+                *n = msg->number[i].n;
+            }
+            return msg->number[i].x;
+        }
+    }
+    return NULL;
 }
 
 fl_err fl_no_message(fl_run *run, fl_client *c, fl_msg *msg)
@@ -84,28 +118,99 @@ static bool is_known(const fl_runtime *rt, const fl_msg *msg, const fl_part *par
 {
     const fl_space *g = rt->run.space;
 
-    if (msg->up || part->of != rt->run.global) {
-        return false;
+    if (msg->up || part->of != rt->run.global || s->factor == FL_PLAIN ||
+        rt->deck->codec.down != FL_CODEC_NONE) {
+        return false; /* under a codec a client's copy is not the server's */
     }
     int i = s->factor == FL_DENSE ? s->site : g->slot_of[2 * s->site + (s->factor == FL_B)];
 
     return rt->slot_changed[i] < rt->last_seen[msg->client->id];
 }
 
+/* the picked elements that travel, as one vector of differences from what the receiver holds,
+ * through the codec and back; the sender remembers what was lost (error feedback) */
+static double seal_by_codec(fl_runtime *rt, fl_msg *msg, fl_part *part, int kind)
+{
+    const fl_deck_codec *d = &rt->deck->codec;
+    fl_run *run = &rt->run;
+    const fl_space *sp = part->ad->space;
+    fl_adapter *ref = NULL, *residual = NULL;
+    size_t n = 0, at = 0;
+    uint64_t key[3] = {run->seed, (uint64_t)msg->up, (uint64_t)part->label};
+    double bytes = 0;
+
+    if (msg->up && part->ref != NULL && !part->change) {
+        ref = fl_scratch_adapter(run, sp);
+        fl_fit(ref, part->ref);
+    }
+    if (d->feedback) {
+        residual = fl_keep_adapter(
+            run, msg->client, msg->up ? "codec.up" : "codec.down", part->label, sp, NULL);
+    }
+    for (int i = 0; i < sp->nslots; i++) {
+        n += pick_count(sp, part->pick, i);
+    }
+    fl_real *x = fl_scratch(run, n, sizeof *x), *was = fl_scratch(run, n, sizeof *was);
+
+    for (int pass = 0; pass < 2; pass++, at = 0) {
+        for (int i = 0; i < sp->nslots; i++) {
+            int nruns = pick_runs(sp, part->pick, i, NULL);
+            fl_range *r = fl_scratch(run, (size_t)nruns, sizeof *r);
+
+            pick_runs(sp, part->pick, i, r);
+            for (int k = 0; k < nruns; k++) {
+                for (size_t e = r[k].at; e < r[k].at + r[k].n; e++, at++) {
+                    fl_real base = ref != NULL ? ref->v[e] : 0;
+
+                    if (pass == 0) {
+                        x[at] = part->ad->v[e] - base + (residual != NULL ? residual->v[e] : 0);
+                        was[at] = x[at];
+                    } else {
+                        part->ad->v[e] = base + x[at];
+                        if (residual != NULL) {
+                            residual->v[e] = was[at] - x[at];
+                        }
+                    }
+                }
+            }
+        }
+        if (pass == 0) {
+            bytes = codec_seal(
+                d, kind, fl_hash(key, sizeof key, 0), msg->client->id, run->round.t, n, x);
+        }
+    }
+    return bytes;
+}
+
+static double seal_part(fl_runtime *rt, fl_msg *msg, fl_part *part)
+{
+    const fl_space *sp = part->ad->space;
+    int kind = msg->up ? rt->deck->codec.up : rt->deck->codec.down;
+    double bytes = part->which == FL_SENT   ? pick_bytes(sp, part->pick)
+                   : part->which == FL_SEED ? 8
+                                            : 0;
+
+    if (part->values != FL_SENT) {
+        return part->values == FL_SEED ? 8 + bytes : 0;
+    }
+    if (kind != FL_CODEC_NONE) {
+        return bytes + seal_by_codec(rt, msg, part, kind);
+    }
+    for (int i = 0; i < sp->nslots; i++) {
+        if (!is_known(rt, msg, part, &sp->slot[i])) {
+            bytes += 4.0 * (double)pick_count(sp, part->pick, i);
+        }
+    }
+    return bytes;
+}
+
 fl_err message_seal(fl_runtime *rt, fl_msg *msg)
 {
     FL_TRY(msg->err);
     for (int p = 0; p < msg->n; p++) {
-        const fl_space *sp = msg->part[p].ad->space;
-
-        for (int i = 0; i < sp->nslots; i++) {
-            const fl_slot *s = &sp->slot[i];
-
-            if (picked(msg->part[p].pick, s->factor) && !is_known(rt, msg, &msg->part[p], s)) {
-                charge(rt, msg->up, TRAFFIC_adapter, 4.0 * s->rows * s->cols);
-            }
-        }
+        charge(rt, msg->up, TRAFFIC_adapter, seal_part(rt, msg, &msg->part[p]));
     }
+    charge(rt, msg->up, TRAFFIC_other, msg->number_bytes);
     return FL_OK;
 }
 

@@ -1,14 +1,17 @@
 /* method.c - the registry: methods.def read twice (declarations, table), and what `fedlora methods`
  * says. */
-#include "../methods/methods.def"
 #include "fed_internal.h"
 
 #include <string.h>
 
-#define AS_DECLARATION(name) extern const fl_method fl_method_##name;
-#define AS_ENTRY(name) &fl_method_##name,
-FL_METHODS(AS_DECLARATION)
-static const fl_method *const methods[] = {FL_METHODS(AS_ENTRY)};
+#define X(name) extern const fl_method fl_method_##name;
+#include "../methods/methods.def"
+#undef X
+#define X(name) &fl_method_##name,
+static const fl_method *const methods[] = {
+#include "../methods/methods.def"
+};
+#undef X
 
 int fl_method_count(void)
 {
@@ -51,6 +54,7 @@ static const struct {
     {FL_PERSONAL, "clients keep adapters of their own"},
     {FL_EACH, "the server sees single messages (no secure aggregation)"},
     {FL_ONLINE, "needs live clients"},
+    {FL_NUMBERS, "the server sees small numbers of single clients"},
     {FL_LORA_ONLY, "needs LoRA factors (not train.what: full)"},
 };
 

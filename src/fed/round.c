@@ -23,6 +23,7 @@ static fl_err plan_round(fl_runtime *rt, int t)
     run->round = (fl_round){.t = t, .trains = true, .returns = true};
     run->job = (fl_job){.steps = rt->deck->train.steps, .epochs = rt->deck->train.epochs};
     run->turn = NULL;
+    run->installed = NULL;
     rt->nmerges = 0;
     rt->revision_bytes[t] = rt->revision_bytes[t - 1];
     round_draw(rt, t);

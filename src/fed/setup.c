@@ -83,11 +83,11 @@ static fl_err make_space(fl_runtime *rt)
                 "train.what: full does not go with %s, which needs factors; use fedavg",
                 rt->method->name);
         }
-        rt->run.space = space_of_kind(rt, SPACE_DENSE, NULL);
+        rt->run.space = space_full(rt);
         return FL_OK;
     }
     FL_TRY(target_ranks(deck, m, rmax, r));
-    rt->run.space = space_of_kind(rt, SPACE_DECK, r);
+    rt->run.space = space_of_deck(rt, r);
     return FL_OK;
 }
 
@@ -96,10 +96,33 @@ void setup_workspace(fl_runtime *rt, int batch)
     const fl_deck *deck = rt->deck;
     int nseq = FL_MAX(batch, deck->eval.batch), length = deck->model.max_length;
 
-    rt->work = fl_work_create(&rt->base.model, nseq * length, nseq, length,
-        rt->run.space != NULL ? rt->run.space->rmax : 0, true);
+    rt->work_r = rt->run.space != NULL ? rt->run.space->rmax : 0;
+    rt->work = fl_work_create(&rt->base.model, nseq * length, nseq, length, rt->work_r, true);
     fl_batcher_create(&rt->batcher, nseq, nseq * length);
     rt->picked = fl_alloc("batch", (size_t)nseq, sizeof *rt->picked);
+}
+
+/* A stack of several adapters, or of a larger r than the deck's, needs a larger workspace. Its size
+ * is only capacity: the products' shapes are those of the stack. */
+void setup_work(fl_runtime *rt, const fl_stack *stack)
+{
+    const fl_deck *deck = rt->deck;
+    int nseq = FL_MAX(deck->train.batch, deck->eval.batch), length = deck->model.max_length, r = 0;
+
+    for (int j = 0; j < stack->n; j++) {
+        r += stack->ad[j]->space->rmax;
+    }
+    if (r > rt->work_r) {
+        fl_work_destroy(&rt->work);
+        rt->work_r = r;
+        rt->work = fl_work_create(&rt->base.model, nseq * length, nseq, length, rt->work_r, true);
+    }
+}
+
+const fl_real *const *base_weights(fl_runtime *rt, const fl_stack *stack)
+{
+    FL_REQUIRE(stack->base >= 0 && stack->base <= rt->nbases);
+    return stack->base > 0 ? rt->base_w[stack->base - 1] : rt->base.w;
 }
 
 static fl_err make_clients(fl_runtime *rt)
@@ -109,6 +132,8 @@ static fl_err make_clients(fl_runtime *rt)
     size_t n;
 
     run->nclients = rt->part.nclients;
+    run->nclasses = rt->data.nclasses;
+    run->rounds = deck->run.rounds;
     run->ncohort = deck->cohort.size;
     n = (size_t)run->nclients;
     if (run->ncohort > run->nclients) {
@@ -249,17 +274,34 @@ static void make_columns(fl_runtime *rt)
         .discordance = fl_metrics_column(m, "discordance", "1")};
 }
 
+/* adapter.init: svd (PiSSA, Meng et al. 2024, arXiv 2404.02948): the factors start as the top of W,
+ * balanced, and W keeps the rest; every client can do it itself, so nothing is sent */
+static fl_err start_from_base(fl_runtime *rt)
+{
+    FL_TRY(fl_svd_of(&rt->run, NULL, 0.5, rt->run.global));
+    return fl_merge(&rt->run, rt->run.global, -1, (fl_pick){FL_NONE, NULL, NULL});
+}
+
 fl_err setup_fresh(fl_runtime *rt)
 {
     fl_run *run = &rt->run;
 
     make_columns(rt);
     run->global = fl_adapter_create(run->space);
+    rt->in_setup = true;
     if (rt->deck->train.what != FL_WHAT_FULL) {
         FL_TRY(fl_fill(run, run->global, -1, 0));
+        if (rt->deck->adapter.init == FL_INIT_SVD) {
+            FL_TRY_ALL(rt->ctx, start_from_base(rt));
+        }
     }
     if (rt->method->setup != NULL) {
         FL_TRY_ALL(rt->ctx, rt->method->setup(run));
+    }
+    rt->in_setup = false;
+    if (rt->nmerges > 0) {
+        rt->base_hash = fl_base_hash(rt->ctx, &rt->base);
+        rt->nmerges = 0;
     }
     ledger_changed(rt, -1);
     return FL_OK;
@@ -280,6 +322,7 @@ void setup_destroy(fl_runtime *rt)
     if (rt->team != NULL) {
         fl_ctx_destroy(&rt->team);
     }
+    base_bits_free(rt);
     fl_partition_destroy(&rt->part);
     fl_dataset_destroy(&rt->data);
     fl_base_destroy(&rt->base);
@@ -305,7 +348,8 @@ fl_err fl_fill(fl_run *run, fl_adapter *ad, int id, int t)
 
     for (int j = 0; j < ad->space->nsites; j++) {
         if (ad->space->r[j] > 0) {
-            fl_init_site(seed, 0, d->init, d->init_std, j, ad);
+            fl_init_site(
+                seed, 0, d->init == FL_INIT_SVD ? FL_INIT_KAIMING : d->init, d->init_std, j, ad);
         }
     }
     return FL_OK;

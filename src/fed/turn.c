@@ -51,21 +51,23 @@ static fl_err default_upload(fl_run *run, fl_client *c, fl_msg *up)
 /* parts overwrite the adapter of their label where picked */
 static void receive(fl_run *run, fl_client *c, const fl_msg *down)
 {
+    c->down = down;
     for (int p = 0; p < down->n; p++) {
         const fl_part *part = &down->part[p];
         const fl_space *sp = part->ad->space;
-        unsigned f = part->pick.factors;
 
         FL_REQUIRE(part->label >= 0 && part->label < FL_MAX_ADAPTERS);
         if (c->ad[part->label] == NULL || c->ad[part->label]->space != sp) {
             c->ad[part->label] = fl_scratch_adapter(run, sp);
         }
         for (int i = 0; i < sp->nslots; i++) {
-            const fl_slot *s = &sp->slot[i];
+            int n = pick_runs(sp, part->pick, i, NULL);
+            fl_range *r = fl_scratch(run, (size_t)n, sizeof *r);
 
-            if (f == 0 || (f != FL_NONE && (f & FL_BIT(s->factor)) != 0)) {
-                memcpy(c->ad[part->label]->v + s->at, part->ad->v + s->at,
-                    (size_t)s->rows * (size_t)s->cols * sizeof(fl_real));
+            pick_runs(sp, part->pick, i, r);
+            for (int k = 0; k < n; k++) {
+                memcpy(c->ad[part->label]->v + r[k].at, part->ad->v + r[k].at,
+                    r[k].n * sizeof(fl_real));
             }
         }
         c->got[part->label] = part->ad;
@@ -76,6 +78,17 @@ static void receive(fl_run *run, fl_client *c, const fl_msg *down)
         c->ad[0] = fl_scratch_adapter(run, fl_space_at(run, run->space, NULL, c->r));
         c->n = FL_MAX(c->n, 1);
     }
+}
+
+static uint64_t *keep_bits(fl_runtime *rt, const uint64_t *bits, size_t n)
+{
+    uint64_t *copy = NULL;
+
+    if (bits != NULL) {
+        copy = fl_arena_take(rt->round, n / 64 + 1, sizeof *copy);
+        memcpy(copy, bits, (n / 64 + 1) * sizeof *copy);
+    }
+    return copy;
 }
 
 /* the sealed message outlives the turn */
@@ -94,6 +107,13 @@ static fl_msg *keep_sent(fl_runtime *rt, const fl_msg *msg)
         memcpy(copy->v, ad->v, ad->space->n * sizeof(fl_real));
         sent->part[p].ad = copy;
         sent->part[p].ref = sent->part[p].of = NULL;
+        sent->part[p].pick.pairs = keep_bits(
+            rt, msg->part[p].pick.pairs, (size_t)fl_pair_first(ad->space, ad->space->nsites));
+        sent->part[p].pick.elems = keep_bits(rt, msg->part[p].pick.elems, ad->space->n);
+    }
+    for (int i = 0; i < msg->nnumbers; i++) {
+        sent->number[i].x = fl_arena_take(rt->round, msg->number[i].n, sizeof(double));
+        memcpy(sent->number[i].x, msg->number[i].x, msg->number[i].n * sizeof(double));
     }
     return sent;
 }

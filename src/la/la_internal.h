@@ -25,6 +25,9 @@ void fl_la_dgemm(char ta, char tb, int m, int n, int k, double al, const double 
 void fl_la_transpose(int m, int n, const double *x, double *y);
 /* Frobenius norm of x [n], scaled: no overflow, no underflow */
 double fl_la_norm(size_t n, const double *x);
+/* a (n x n) = L L': L into the lower triangle of a, what is above stays; false if a is not positive
+ * definite. Only the lower triangle is read. */
+bool fl_la_cholesky(int n, double *a);
 /* ||W W' - I||_F for rows = true, ||W' W - I||_F for rows = false; w rows x cols */
 double fl_la_departure(bool rows, int m, int n, const double *w);
 

@@ -48,7 +48,7 @@ static fl_err fedex_lora_aggregate(fl_run *run, fl_pile *in)
     }
     residual = fl_scratch_spread(run, fl_space_stack(run, r));
     FL_TRY(fl_sites(run, in, fedex_lora_site, NULL, 1, &residual, 0, NULL));
-    return fl_merge(run, residual, 1, FL_SENT);
+    return fl_merge(run, residual, 1, (fl_pick){0});
 }
 
 const fl_method fl_method_fedex_lora = {

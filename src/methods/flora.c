@@ -19,7 +19,7 @@ static fl_err flora_aggregate(fl_run *run, fl_pile *in)
     fl_adapter *stack = NULL;
 
     FL_TRY(fl_stack_mix(run, in, &(fl_mixing){0}, &stack));
-    return fl_merge(run, stack, 1, FL_SENT);
+    return fl_merge(run, stack, 1, (fl_pick){0});
 }
 
 const fl_method fl_method_flora = {

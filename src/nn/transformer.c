@@ -284,3 +284,8 @@ double fl_nn_grad(fl_work *k, const fl_pass *pass, const fl_batch *batch, int *n
     }
     return sum * inv;
 }
+
+const fl_real *fl_nn_hidden(const fl_work *k)
+{
+    return k->xf;
+}

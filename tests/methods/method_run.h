@@ -49,4 +49,32 @@ static inline int bed_column(const char *name, const char *column, int room, dou
     fl_free(s);
     return rows;
 }
+
+/* a whole run of the method sends exactly these bytes in rounds 1 .. rounds (up[rounds], down[rounds]): the formula that the caller worked
+ * out. down NULL: only up. sets: further keys, NULL at the end */
+static inline void bed_traffic(const char *method, const char *const *sets, int rounds, const double *up, const double *down)
+{
+    const char *all[BED_SETS] = { 0 };
+    char name[80], number[40];
+    double got_up[64], got_down[64];
+    int n = 0;
+
+    snprintf(name, sizeof name, "method.name=%s", method);
+    snprintf(number, sizeof number, "run.rounds=%d", rounds);
+    all[n++] = name;
+    all[n++] = number;
+    for (int i = 0; sets[i] != NULL; i++) {
+        FL_REQUIRE(n + 1 < BED_SETS);
+        all[n++] = sets[i];
+    }
+    bed_federation(test_ctx, method, all);
+    assert_int_equal(bed_column(method, "up_bytes", 64, got_up), rounds + 1);
+    assert_int_equal(bed_column(method, "down_bytes", 64, got_down), rounds + 1);
+    for (int t = 1; t <= rounds; t++) {
+        if (got_up[t] != up[t - 1] || (down != NULL && got_down[t] != down[t - 1])) {
+            fail_msg("%s, round %d: up %.0f (%.0f), down %.0f (%.0f)", method, t, got_up[t], up[t - 1], got_down[t],
+                down != NULL ? down[t - 1] : got_down[t]);
+        }
+    }
+}
 #endif

@@ -92,6 +92,8 @@ done)"
 for name in $list; do
     none "method $name is complete" "$(
         [ -f "src/methods/$name.c" ] || echo "src/methods/$name.c is missing"
+        grep -rqE "(\"$name\"|bed_traffic\(\"$name\")" tests/methods/test_*traffic*.c || grep -rqE "bed_traffic\([^;]*\"$name\"" tests/methods/test_*.c ||
+            echo "no test holds its traffic against a formula (bed_traffic)"
         [ -f "inputs/methods/$name.yaml" ] || echo "inputs/methods/$name.yaml is missing"
         grep -rqw --include='test_*' --include='*.py' --include='*.sh' "$name" tests --exclude-dir=style || echo "no test mentions $name"
         head -n 1 "src/methods/$name.c" | grep -qE "^/\* $name - " || echo "src/methods/$name.c: the first line must read: /* $name - what it does"

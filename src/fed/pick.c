@@ -1,0 +1,123 @@
+/* pick.c - sets of elements: which ones of an adapter train, travel or are summed. */
+#include "fed_internal.h"
+
+uint64_t *fl_bits(fl_run *run, size_t n)
+{
+    return fl_scratch(run, n / 64 + 1, sizeof(uint64_t));
+}
+
+bool pick_factor(fl_pick pick, fl_factor f)
+{
+    return pick.factors == 0 || (pick.factors != FL_NONE && (pick.factors & FL_BIT(f)) != 0);
+}
+
+/* elements [from, to) of one row-major slot belong to pairs: of A a row each, of B a column each */
+bool fl_picked(const fl_space *sp, fl_pick pick, int slot, size_t i)
+{
+    const fl_slot *s = &sp->slot[slot];
+
+    if (!pick_factor(pick, s->factor)) {
+        return false;
+    }
+    if (pick.elems != NULL && !fl_bit(pick.elems, s->at + i)) {
+        return false;
+    }
+    if (pick.pairs == NULL || sp->nsites == 0) {
+        return true;
+    }
+    size_t pair = s->factor == FL_A ? i / (size_t)s->cols : i % (size_t)s->cols;
+
+    return fl_bit(pick.pairs, (size_t)fl_pair_first(sp, s->site) + pair);
+}
+
+/* Maximal runs of picked elements of a slot: offsets in the adapter's vector. out NULL = only
+ * counts. */
+int pick_runs(const fl_space *sp, fl_pick pick, int slot, fl_range *out)
+{
+    const fl_slot *s = &sp->slot[slot];
+    size_t n = (size_t)s->rows * (size_t)s->cols, cols = (size_t)s->cols;
+    bool by_pair = pick.pairs != NULL && sp->nsites > 0;
+    size_t first = by_pair ? (size_t)fl_pair_first(sp, s->site) : 0;
+    int runs = 0;
+    bool open = false;
+
+    if (!pick_factor(pick, s->factor)) {
+        return 0;
+    }
+    if (!by_pair && pick.elems == NULL) {
+        if (out != NULL) {
+            *out = (fl_range){s->at, n};
+        }
+        return 1;
+    }
+    for (size_t i = 0; i < n; i++) {
+        bool in =
+            (pick.elems == NULL || fl_bit(pick.elems, s->at + i)) &&
+            (!by_pair || fl_bit(pick.pairs, first + (s->factor == FL_A ? i / cols : i % cols)));
+
+        if (in && !open) {
+            if (out != NULL) {
+                out[runs] = (fl_range){s->at + i, 0};
+            }
+            runs++;
+        }
+        if (in && out != NULL) {
+            out[runs - 1].n++;
+        }
+        open = in;
+    }
+    return runs;
+}
+
+/* number of picked elements of a slot */
+size_t pick_count(const fl_space *sp, fl_pick pick, int slot)
+{
+    const fl_slot *s = &sp->slot[slot];
+    size_t n = 0, pairs = 0;
+
+    if (!pick_factor(pick, s->factor)) {
+        return 0;
+    }
+    if (pick.elems != NULL) {
+        for (size_t i = 0; i < (size_t)s->rows * (size_t)s->cols; i++) {
+            n += fl_picked(sp, pick, slot, i);
+        }
+        return n;
+    }
+    if (pick.pairs == NULL || sp->nsites == 0) {
+        return (size_t)s->rows * (size_t)s->cols;
+    }
+    int first = fl_pair_first(sp, s->site);
+
+    for (int i = 0; i < sp->r[s->site]; i++) {
+        pairs += fl_bit(pick.pairs, (size_t)(first + i));
+    }
+    return pairs * (size_t)(s->factor == FL_A ? s->cols : s->rows);
+}
+
+/* what telling the set costs: 4 bytes an index or one bit for each that could be picked, whichever
+ * is smaller */
+double pick_bytes(const fl_space *sp, fl_pick pick)
+{
+    double n = 0, of = 0;
+
+    if (pick.factors == FL_NONE || (pick.pairs == NULL && pick.elems == NULL)) {
+        return 0;
+    }
+    if (pick.elems != NULL) {
+        for (int i = 0; i < sp->nslots; i++) {
+            if (pick_factor(pick, sp->slot[i].factor)) {
+                n += (double)pick_count(sp, pick, i);
+                of += (double)sp->slot[i].rows * sp->slot[i].cols;
+            }
+        }
+    } else {
+        of = fl_pair_first(sp, sp->nsites);
+        for (int i = 0; i < (int)of; i++) {
+            n += fl_bit(pick.pairs, (size_t)i);
+        }
+    }
+    double map = (double)(((size_t)of + 7) / 8);
+
+    return FL_MIN(4 * n, map);
+}
