@@ -125,7 +125,7 @@ typedef struct fl_server_opt { /* x <- x + step of the pseudo-gradient -g: SGD: 
 /* ---- plug-ins: a hook left NULL is FedAvg's ---- */
 enum { FL_HETERO = 1 /* serves unequal ranks */, FL_MERGES = 2 /* changes the base */, FL_PERSONAL = 4 /* clients keep adapters of their own */,
     FL_ONLINE = 16 /* needs live clients: not for fedlora aggregate */, FL_EACH = 32, FL_NUMBERS = 64 /* the server sees small numbers of single clients */,
-    FL_LORA_ONLY = 512 /* refuses train.what: full */ };
+    FL_LORA_ONLY = 512 /* refuses train.what: full */, FL_SPLITS = 1024 /* splits a product by an SVD: its result may have any rank */ };
 typedef struct fl_method {
     const char *name, *title, *source;
     const char *choice;      /* what the paper leaves open and was decided here; NULL = nothing */
@@ -237,6 +237,18 @@ fl_err fl_federation(fl_ctx *ctx, const fl_deck *deck, const fl_options *options
 fl_err fl_pretrain(fl_ctx *ctx, const fl_deck *deck, const char *out);
 /* Collective. Mean loss (nats per target), targets and accuracy of a model with an optional adapter on a data set's split (all of it). */
 fl_err fl_evaluate(fl_ctx *ctx, const fl_deck *deck, const char *model, const char *adapter, fl_split split, double *loss, double *accuracy, int64_t *targets);
+typedef struct fl_aggregate_options {
+    const char *out;        /* folder of the result */
+    const double *w;        /* [nfolders] weights, sum 1 */
+    int r;                  /* of the result, methods with FL_SPLITS; 0 = the largest of the adapters */
+    double energy;          /* keep the fewest pairs that hold this share of the squared norm; 0 = all */
+    int dtype;              /* fl_peft_dtype */
+    bool stacked;           /* what the method merges into the base joins the adapter (more rank); else it becomes OUT/residual */
+    bool audit, progress;   /* measure the discordance; a terminal */
+} fl_aggregate_options;
+/* Collective. The method's server step on adapters of any model -> PEFT folder(s). The same bytes on any number of ranks. deck: method and its
+ * section, svd, cohort.size = nfolders. */
+fl_err fl_aggregate(fl_ctx *ctx, const fl_deck *deck, const fl_peft_set *set, const fl_aggregate_options *options);
 /* Local-ish (one rank of data): the server's adapter (client < 0) or a client's kept adapter out of a checkpoint, as PEFT folder, or merged HF folder */
 fl_err fl_export(fl_ctx *ctx, const char *checkpoint, const char *out, int client, bool merged);
 #endif

@@ -47,6 +47,62 @@ fl_err fl_peft_load(const char *dir, const fl_model *m, fl_spaces *reg, fl_adapt
 /* the same from memory: json = adapter_config.json called name, st = the opened tensors. Survives any bytes (fuzzed). */
 fl_err fl_peft_parse(const char *json, size_t n, const char *name, const fl_st *st, const fl_model *m, fl_spaces *reg, fl_adapter **ad);
 
+/* ---- PEFT adapters of any model, many at a time ---- local: whoever needs a set opens it by itself, and all get the same one. Opening reads
+ * every adapter_config.json and every header, no numbers. A site is a module that has a LoRA pair in some folder: y = W x + s B (A x), W m x n;
+ * a folder without it has r = 0 there. Everything that makes the change more than s B A, or not relative to the same W, is refused by name;
+ * tensors saved in full (heads of modules_to_save, biases, token embeddings) are extras, which every folder must have. */
+typedef struct fl_peft_site {
+    char *name;                 /* owned: "model.layers.3.self_attn.q_proj"; names of transformers 4 and 5 are one site, called as in 5 */
+    fl_site site;               /* site.name: short and unique, "3.q_proj" */
+    bool embedding;             /* the change is s (B A)^T: A r x tokens, B width x r */
+    int nfolders;               /* that have it */
+} fl_peft_site;
+typedef struct fl_peft_extra { char *name; int ndims; int64_t dims[4]; size_t n; } fl_peft_extra; /* owned name: "classifier.weight"; n elements */
+typedef struct fl_peft_set {
+    int nfolders, nsites, nextras, nrslora; /* nrslora: folders with use_rslora */
+    char **folder;              /* owned [nfolders]: where adapter_config.json is: as given, or a sub-folder of it */
+    fl_peft_site *site;         /* owned [nsites], sorted by name, numbers by value: layers.2 before layers.10 */
+    fl_peft_extra *extra;       /* owned [nextras], sorted likewise */
+    const char *dtype;          /* "F32", "F16", "BF16", "F64" if all tensors are of it, else NULL */
+    fl_text notes;              /* lines: what the user should know, e.g. that the names of the base models differ */
+    struct peft_set_inside *inside;
+} fl_peft_set;
+typedef struct fl_peft_options {
+    bool join_prefixes;         /* "layers.0.x" of one folder and "model.layers.0.x" of another are the same module (else: refused) */
+    bool any_init;              /* accept initialisations that change the base (PiSSA, OLoRA, ..): all folders have the same changed base */
+} fl_peft_options;
+/* dir [n]; options NULL = zero. Several mistakes are reported together. Descriptors are opened as needed: n may be beyond the limit of open files. */
+fl_err fl_peft_set_open(int n, const char *const *dir, const fl_peft_options *options, fl_peft_set **set);
+/* the same from memory, all of it borrowed: json [n] = adapter_config.json called name, st = its tensors. Survives any bytes (fuzzed). */
+typedef struct fl_peft_source { const char *name, *json; size_t n; const fl_st *st; } fl_peft_source;
+fl_err fl_peft_set_parse(int n, const fl_peft_source *source, const fl_peft_options *options, fl_peft_set **set);
+void fl_peft_set_close(fl_peft_set **set);
+int fl_peft_set_r(const fl_peft_set *s, int folder, int site, double *scale /* s; may be NULL */); /* 0 = absent */
+/* a (r x n), b (m x r) as in the file, s not applied; r must not be 0. NaN, Inf: FL_ENUM. A file that changed since: FL_EFILE. */
+fl_err fl_peft_set_read(const fl_peft_set *s, int folder, int site, fl_real *a, fl_real *b);
+fl_err fl_peft_set_read_extra(const fl_peft_set *s, int folder, int extra, fl_real *x /* extra[].n */);
+
+/* One adapter out: sites and extras of a set, put in any order. Nothing is in memory but the piece being written. */
+typedef enum fl_peft_dtype { FL_PEFT_F32, FL_PEFT_F16, FL_PEFT_BF16 } fl_peft_dtype;
+typedef struct fl_peft_how {
+    const int *r;               /* [nsites]; 0 = left out */
+    const double *scale;        /* [nsites] s of the pairs that will be put, NULL = 1. lora_alpha = r s: PEFT finds the same s */
+    bool rslora;                /* lora_alpha = sqrt(r) s and use_rslora */
+    fl_peft_dtype dtype;
+    int names;                  /* as transformers 4 or 5 calls modules, where they differ; 0 = as the first folder that shows it */
+    bool no_extras;             /* a second adapter beside one that has them */
+    const char *base_name;      /* NULL = as in the first folder */
+} fl_peft_how;
+typedef struct fl_peft_out fl_peft_out;
+/* Makes dir; dir must not be a folder of the set. The set must outlive *out; of how, r and scale are copied. */
+fl_err fl_peft_out_begin(const fl_peft_set *s, const char *dir, const fl_peft_how *how, fl_peft_out **out);
+fl_err fl_peft_out_site(fl_peft_out *out, int site, const fl_real *a, const fl_real *b); /* once for every r > 0; r x n, m x r */
+fl_err fl_peft_out_extra(fl_peft_out *out, int extra, const fl_real *x);                /* once for every extra, unless no_extras */
+/* All was put: the weights get their name, then the config, without which the folder is no adapter. rounding (may be NULL): F16, BF16:
+ * ||x - written|| / ||x|| over all numbers, 0 for F32. *out is freed, also on failure. */
+fl_err fl_peft_out_commit(fl_peft_out **out, double *rounding);
+void fl_peft_out_drop(fl_peft_out **out); /* gives up: nothing of it stays in dir */
+
 /* ---- checkpoints ---- */
 typedef enum fl_array_type { FL_F32, FL_F64, FL_I64, FL_U8 } fl_array_type;
 typedef struct fl_array {       /* a replicated array of the server or the run */

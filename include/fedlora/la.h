@@ -26,19 +26,46 @@ fl_err fl_svd(int m, int n, const double *x, double *u, double *sv, double *vt);
 
 /* ---- the sum of products, X = sum over columns j of bs (m x R) times rows of as (R x n), never formed unless cheaper ---- */
 typedef struct fl_svd_report {
-    const char *solver;      /* the one that ran: "factored", "dense", "scalapack" */
-    double residual;         /* ||X - U S V'||_F / ||X||_F of the whole (untruncated) factorisation, 0 if X = 0 */
-    double orthogonality;    /* max(||U'U - I||, ||V'V - I||)_F */
+    const char *solver;      /* the one that ran: "factored", "dense", "scalapack", "randomized" */
+    double residual;         /* relative to ||X||_F, 0 if X = 0. Exact solvers: ||X - U S V'||_F of the whole (untruncated) factorisation, on one
+                                rank measured on 8 Gaussian vectors. randomized: the root of an upper bound of ||X - U S V'||_F^2 minus the least
+                                that r pairs can reach; never above tol, see fl_svd_factors_tol */
+    double orthogonality;    /* max(||U'U - I||, ||V'V - I||)_F; on one rank of the vectors handed out */
     double discarded;        /* share of ||X||_F^2 beyond r_out */
 } fl_svd_report;
-typedef enum fl_solver { FL_SOLVE_AUTO, FL_SOLVE_FACTORED, FL_SOLVE_DENSE, FL_SOLVE_SCALAPACK } fl_solver; /* order of deck svd.solver */
-/* auto's choice: factored while R < min(m, n) / 2, else dense. From shapes only. */
-fl_solver fl_svd_choose(int m, int n, int64_t nstack);
+typedef enum fl_solver {
+    FL_SOLVE_AUTO, FL_SOLVE_FACTORED, FL_SOLVE_DENSE, FL_SOLVE_SCALAPACK, FL_SOLVE_RANDOMIZED
+} fl_solver; /* order of deck svd.solver */
+extern const char *const fl_solver_name[5];
+#define FL_SVD_TOL 1e-6 /* tol of those who do not say */
+/* auto's choice for the top r of R = nstack products: the least by a model of operations whose constants `fedlora bench svd` measured. From
+ * the arguments only. FACTORED, DENSE, or RANDOMIZED where tol is reachable by it and r is far below R. */
+fl_solver fl_svd_choose(int m, int n, int64_t nstack, int r, double tol);
 /* Local. Top r of bs as: u (m x r), sv[r], vt (r x n); r <= min(m, n); beyond the rank: zeros in sv, orthonormal or zero vectors.
- * solver: AUTO, FACTORED (exact: two thin QRs and the SVD of the small core; reduced forms when R > m or R > n) or DENSE.
- * report may be NULL; its residual and orthogonality are computed only when certify. */
+ * solver: AUTO, FACTORED (exact: two thin QRs and the SVD of the small core; reduced forms when R > m or R > n), DENSE, or RANDOMIZED: a
+ * Gaussian block Krylov sketch of X, grown until it is certified that ||X - U S V'||_F^2 exceeds the best rank r error by at most
+ * tol^2 ||X||_F^2; the exact solver runs instead, and the report says so, when no certificate is found before the sketch is half as large
+ * as X, or when tol is below what double arithmetic can certify (about 3e-7). tol is used by AUTO and RANDOMIZED only.
+ * report may be NULL; residual and orthogonality of exact solvers are computed only when certify. No bit depends on certify. */
+fl_err fl_svd_factors_tol(fl_solver solver, double tol, int m, int n, int64_t nstack, const double *bs, const double *as, int r,
+    double *u, double *sv, double *vt, bool certify, fl_svd_report *report);
+/* the same with FL_SVD_TOL */
 fl_err fl_svd_factors(fl_solver solver, int m, int n, int64_t nstack, const double *bs, const double *as, int r,
     double *u, double *sv, double *vt, bool certify, fl_svd_report *report);
+
+/* ---- the same, product after product: thousands of clients with R above min(m, n) are never stacked ----
+ * fl_svd_factors_tol is made of these calls: the same answer, bit for bit. The order of the products decides the bits, not how many are added
+ * in one call; add them in ascending client. Local. Holds (m + n) min(R, 256) numbers and m x n, or (m + n) R where the solver works on the
+ * stacks (factored, R < max(m, n); randomized, R < min(m, n)): fl_accum_bytes, before anything is allocated. */
+typedef struct fl_accum fl_accum;
+fl_err fl_accum_create(fl_solver solver, double tol, int m, int n, int64_t nstack, int r, fl_accum **acc); /* FL_ESHAPE */
+/* X += w b a, b (m x r), a (r x n), r >= 0; in all exactly nstack products */
+void fl_accum_add(fl_accum *acc, int r, double w, const fl_real *b, const fl_real *a);
+void fl_accum_add_double(fl_accum *acc, int r, const double *bs, const double *as); /* already weighted */
+/* Once, after all products. FL_ENUM names the first product that holds NaN or Inf. */
+fl_err fl_accum_svd(fl_accum *acc, double *u, double *sv, double *vt, bool certify, fl_svd_report *report);
+void fl_accum_destroy(fl_accum **acc);
+double fl_accum_bytes(fl_solver solver, double tol, int m, int n, int64_t nstack, int r);
 
 /* ||sum of products||_F^2 with bs (m x R), as (R x n), dense or by Gram matrices, whichever is cheaper by shape */
 double fl_product_norm2(int m, int n, int64_t nstack, const double *bs, const double *as);
@@ -80,6 +107,10 @@ fl_err fl_grid_svd(fl_grid *grid, int owner, int m, int n, int64_t nstack, const
 
 /* ---- benches ---- */
 double fl_gemm_peak(int m, int n, int k); /* GFLOP/s of the best of several single-thread SGEMMs of that shape; local */
-/* Collective over ctx->world. Adds to t on rank 0: seconds and certificates of factored, DGESDD and PDGESVD. */
-fl_err fl_bench_svd(fl_ctx *ctx, fl_text *t);
+/* Collective over ctx->world. Adds to t on rank 0: seconds and certificates of the solvers by shape with auto's choice beside the fastest and a
+ * deck value as suggestion; then the server's work on many sites (20 clients, one SVD a site, redistributed to three ranks) against DGESDD and
+ * PDGESVD of one site, times the sites. Small: some seconds. Large: 64 sites of 4096 x 4096, r = 16, beside the targets of 100 and
+ * 1000; on 2 ranks PDGESVD alone takes ten minutes. */
+fl_err fl_bench_svd(fl_ctx *ctx, fl_text *t); /* small */
+fl_err fl_bench_svd_large(fl_ctx *ctx, fl_text *t);
 #endif

@@ -17,6 +17,10 @@ typedef struct app_args { /* all borrowed from argv */
     int repeat;
     const char *over[MAX_OVERS]; /* of a sweep: --over section.key=VALUES */
     int novers, groups;
+    const char *weights, *dtype; /* of an aggregation */
+    int r;
+    double energy;
+    bool stacked, no_audit, join_prefixes, any_init;
 } app_args;
 
 typedef struct app_command {
@@ -60,6 +64,7 @@ void app_catch_signals(void);
 fl_err app_run(fl_ctx *ctx, const app_args *args);
 fl_err app_pretrain(fl_ctx *ctx, const app_args *args);
 fl_err app_eval(fl_ctx *ctx, const app_args *args);
+fl_err app_aggregate(fl_ctx *ctx, const app_args *args);
 fl_err app_export(fl_ctx *ctx, const app_args *args);
 fl_err app_inspect(fl_ctx *ctx, const app_args *args);
 fl_err app_verify(fl_ctx *ctx, const app_args *args);

@@ -29,6 +29,13 @@ static const app_command commands[] = {
         "--model HFDIR --data FILE [--adapter PEFTDIR] [--split train|validation|test] [--set ...]",
         "mean loss and accuracy of a model on a data set", 0, 0, app_eval,
         "--model --data --adapter --split --set"},
+    {"aggregate",
+        "--method NAME [--weights 2,1,..|@FILE] [--r R] [--energy E] [--set section.key=value]... "
+        "[--dtype f32|f16|bf16] [--stacked] -o DIR PEFTDIR...",
+        "finished PEFT adapters in, one out, by a method's server step; @FILE names many", 1,
+        MAX_WORDS, app_aggregate,
+        "--method --weights --r --energy --set --dtype --stacked --join-prefixes --any-init "
+        "--no-audit --out"},
     {"export", "CHECKPOINT -o DIR [--client ID] [--merged]",
         "the server's or a client's adapter as a PEFT folder, or the merged model", 1, 1,
         app_export, "--out --client --merged"},
@@ -74,6 +81,23 @@ static const app_option options[] = {
         "the part of the data set"},
     {"--method", "", OPT_TEXT, offsetof(app_args, method), "NAME",
         "a method; fedlora methods lists them"},
+    {"--weights", "", OPT_TEXT, offsetof(app_args, weights), "2,1,..|@FILE",
+        "one per adapter, in their order, of any sum; equal if not given"},
+    {"--r", "", OPT_INT, offsetof(app_args, r), "R",
+        "rank of the result where an SVD makes it (default: the largest of the adapters)"},
+    {"--energy", "", OPT_NUMBER, offsetof(app_args, energy), "E",
+        "as many pairs as hold this share of the squared norm, 0 < E <= 1"},
+    {"--dtype", "", OPT_TEXT, offsetof(app_args, dtype), "f32|f16|bf16",
+        "number format of the result (default: f32)"},
+    {"--stacked", "", OPT_FLAG, offsetof(app_args, stacked), "",
+        "what a method would merge into the base joins the adapter; else it is written beside it"},
+    {"--join-prefixes", "", OPT_FLAG, offsetof(app_args, join_prefixes), "",
+        "layers.0.x of one adapter and model.layers.0.x of another are the same module"},
+    {"--any-init", "", OPT_FLAG, offsetof(app_args, any_init), "",
+        "accept PiSSA, OLoRA and others that change the base: all adapters have the same changed "
+        "base"},
+    {"--no-audit", "", OPT_FLAG, offsetof(app_args, no_audit), "",
+        "leave out the table of what the aggregation cost, which reads the adapters once more"},
     {"--maxh", "", OPT_NUMBER, offsetof(app_args, maxh), "HOURS",
         "stop with a checkpoint and exit code 75 before so many hours are over"},
     {"--requeue-code", "", OPT_INT, offsetof(app_args, requeue_code), "N",
@@ -182,7 +206,8 @@ fl_err app_parse(int argc, char **argv, const app_command *command, app_args *ar
         .client = -1,
         .requeue_code = 75,
         .mode = "strong",
-        .repeat = 1};
+        .repeat = 1,
+        .dtype = "f32"};
     for (int i = 0; i < argc; i++) {
         int k = argv[i][0] == '-' && argv[i][1] != '\0' ? find_option(argv[i]) : -1;
 

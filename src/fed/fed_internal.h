@@ -130,6 +130,12 @@ typedef struct fl_runtime {
     bool aggregating, in_setup, in_sites;
     /* fedlora aggregate: items are read from files when they are needed; NULL = a live run */
     struct fl_source *source;
+    double svd_energy;      /* > 0: SVDs keep the fewest pairs that hold this share */
+    double *site_discarded; /* borrowed [nsites] or NULL: share of the squared norm that the last SVD cut off */
+    /* source: a stack is not made but remembered, to be read again site by site */
+    const fl_adapter *lazy;
+    const double *lazy_w; /* round arena */
+    int lazy_label;
     /* quantised copies of the base */
     int nbases;
     fl_share base_share[4];
@@ -177,7 +183,6 @@ typedef struct fl_source {
     void *of; /* borrowed */
     /* local: A and B of item's site into the adapter's memory, complete */
     fl_err (*site)(void *of, int item, int site, fl_real *a, fl_real *b);
-    fl_err (*start)(fl_run *run, void *of); /* run->global before aggregation, after the method's setup */
 } fl_source;
 
 enum { CURVE_COLUMNS = 5 }; /* round, client, loss, accuracy, targets */
@@ -185,6 +190,9 @@ enum { CURVE_COLUMNS = 5 }; /* round, client, loss, accuracy, targets */
 fl_err setup_runtime(
     fl_ctx *ctx, const fl_deck *deck, const fl_options *opt, fl_runtime *rt); /* collective */
 void setup_destroy(fl_runtime *rt);
+fl_err setup_method(fl_runtime *rt); /* finds it, and its section */
+void setup_ledger(fl_runtime *rt);
+void setup_sites(fl_runtime *rt); /* which rank owns which site */
 fl_err setup_fresh(fl_runtime *rt); /* collective: round 0's server state and metric columns */
 fl_err team_create(fl_runtime *rt); /* collective: teams of ranks for cohort.shards */
 void team_place(fl_runtime *rt, const double *cost); /* the cohort's blocks: first, team_first */
@@ -196,6 +204,7 @@ int setup_client_r(const fl_deck *deck, uint64_t seed, int id);
 
 fl_err round_run(fl_runtime *rt, int t); /* collective */
 void round_draw(fl_runtime *rt, int t);  /* the cohort of round t */
+fl_err round_sum(fl_runtime *rt); /* collective: the method's aggregate hook on rt->pile */
 fl_err round_aggregate(fl_runtime *rt);  /* collective: what is in rt->sent -> server state; the end
                                             of a round without the turns */
 double round_train_loss(const fl_runtime *rt);

@@ -55,6 +55,7 @@ static const struct {
     {FL_EACH, "the server sees single messages (no secure aggregation)"},
     {FL_ONLINE, "needs live clients"},
     {FL_NUMBERS, "the server sees small numbers of single clients"},
+    {FL_SPLITS, "its result may have any rank (fedlora aggregate --r, --energy)"},
     {FL_LORA_ONLY, "needs LoRA factors (not train.what: full)"},
 };
 
@@ -77,14 +78,24 @@ void fl_method_describe(const fl_method *m, fl_text *t)
 void fl_method_list(fl_text *t)
 {
     for (size_t i = 0; i < FL_COUNT(methods); i++) {
-        fl_text_add(t, "%-14s %s\n", methods[i]->name, methods[i]->title);
+        fl_text_add(t, "%-14s %s [%s]\n", methods[i]->name, methods[i]->title, methods[i]->source);
     }
 }
 
 void fl_method_reference(fl_text *t)
 {
     fl_text_add(t, "# Methods\n\nMade by `make reference` from the program. Name one in a deck as "
-                   "`method: {name: NAME}`.\n");
+                   "`method: {name: NAME}`.\n\n");
+    fl_text_add(t, "| name | what it does | unequal r | changes the base | personal | `fedlora "
+                   "aggregate` |\n| --- | --- | --- | --- | --- | --- |\n");
+    for (size_t i = 0; i < FL_COUNT(methods); i++) {
+        const fl_method *m = methods[i];
+
+        fl_text_add(t, "| [%s](#%s) | %s | %s | %s | %s | %s |\n", m->name, m->name, m->title,
+            (m->needs & FL_HETERO) != 0 ? "yes" : "", (m->needs & FL_MERGES) != 0 ? "yes" : "",
+            (m->needs & FL_PERSONAL) != 0 ? "yes" : "",
+            (m->needs & (FL_ONLINE | FL_PERSONAL)) == 0 ? "yes" : "");
+    }
     for (size_t i = 0; i < FL_COUNT(methods); i++) {
         const fl_method *m = methods[i];
 

@@ -116,10 +116,19 @@ static fl_err default_aggregate(fl_run *run, fl_pile *in)
     return fl_mix(run, in, &(fl_mixing){0}, &run->global);
 }
 
+fl_err round_sum(fl_runtime *rt)
+{
+    rt->aggregating = true;
+    fl_err err = (rt->method->aggregate != NULL ? rt->method->aggregate : default_aggregate)(
+        &rt->run, &rt->pile);
+
+    rt->aggregating = false;
+    return fl_agree(rt->ctx, err);
+}
+
 fl_err round_aggregate(fl_runtime *rt)
 {
     fl_run *run = &rt->run;
-    fl_err err = FL_OK;
 
     FL_TRY_ALL(rt->ctx, pile_build(rt));
     if (rt->pile.n == 0) {
@@ -127,11 +136,7 @@ fl_err round_aggregate(fl_runtime *rt)
     }
     rt->before = fl_scratch_adapter(run, run->space);
     memcpy(rt->before->v, run->global->v, run->space->n * sizeof(fl_real));
-    rt->aggregating = true;
-    err =
-        (rt->method->aggregate != NULL ? rt->method->aggregate : default_aggregate)(run, &rt->pile);
-    rt->aggregating = false;
-    return fl_agree(rt->ctx, err);
+    return round_sum(rt);
 }
 
 double round_train_loss(const fl_runtime *rt)

@@ -161,7 +161,7 @@ static fl_err make_clients(fl_runtime *rt)
     return FL_OK;
 }
 
-static void make_ledger(fl_runtime *rt)
+void setup_ledger(fl_runtime *rt)
 {
     size_t nslots = (size_t)rt->run.space->nslots;
 
@@ -171,7 +171,7 @@ static void make_ledger(fl_runtime *rt)
         fl_alloc("revision costs", (size_t)rt->deck->run.rounds + 1, sizeof *rt->revision_bytes);
 }
 
-static void place_sites(fl_runtime *rt)
+void setup_sites(fl_runtime *rt)
 {
     const fl_model *m = &rt->base.model;
     double *cost = fl_arena_take(rt->round, (size_t)m->nsites, sizeof *cost);
@@ -191,13 +191,14 @@ static void place_sites(fl_runtime *rt)
     rt->min_node_size = (int)fl_min(rt->ctx, rt->ctx->node_size);
 }
 
-static fl_err find_method(fl_runtime *rt)
+fl_err setup_method(fl_runtime *rt)
 {
     const char *name = rt->deck->method.name, *near = "";
     int best = 1 << 20;
 
     rt->method = fl_method_find(name);
     if (rt->method != NULL) {
+        rt->run.config = fl_deck_config(rt->deck, rt->method->name);
         return FL_OK;
     }
     for (int i = 0; i < fl_method_count(); i++) {
@@ -229,8 +230,7 @@ fl_err setup_runtime(fl_ctx *ctx, const fl_deck *deck, const fl_options *opt, fl
     rt->round = fl_arena_create("round");
     rt->turn = fl_arena_create("client's turn");
     rt->spaces = fl_spaces_create();
-    FL_TRY(find_method(rt));
-    rt->run.config = fl_deck_config(deck, rt->method->name);
+    FL_TRY(setup_method(rt));
     if (deck->model.path[0] == '\0') {
         return fl_fail(FL_EDECK, "model.path: empty; give a Hugging Face folder, or make one with "
                                  "'fedlora pretrain DECK'");
@@ -246,8 +246,8 @@ fl_err setup_runtime(fl_ctx *ctx, const fl_deck *deck, const fl_options *opt, fl
     FL_TRY(fl_dataset_load(ctx, deck, rt->base.model.vocab, &rt->data));
     FL_TRY(fl_partition_create(ctx, deck, &rt->data, &rt->part));
     FL_TRY(make_clients(rt));
-    make_ledger(rt);
-    place_sites(rt);
+    setup_ledger(rt);
+    setup_sites(rt);
     setup_workspace(rt, deck->train.batch);
     rt->store = fl_store_create(ctx, rt->run.nclients);
     FL_TRY(team_create(rt));
@@ -289,7 +289,7 @@ fl_err setup_fresh(fl_runtime *rt)
     make_columns(rt);
     run->global = fl_adapter_create(run->space);
     rt->in_setup = true;
-    if (rt->deck->train.what != FL_WHAT_FULL) {
+    if (rt->deck->train.what != FL_WHAT_FULL && rt->source == NULL) {
         FL_TRY(fl_fill(run, run->global, -1, 0));
         if (rt->deck->adapter.init == FL_INIT_SVD) {
             FL_TRY_ALL(rt->ctx, start_from_base(rt));
@@ -299,7 +299,7 @@ fl_err setup_fresh(fl_runtime *rt)
         FL_TRY_ALL(rt->ctx, rt->method->setup(run));
     }
     rt->in_setup = false;
-    if (rt->nmerges > 0) {
+    if (rt->nmerges > 0 && rt->source == NULL) {
         rt->base_hash = fl_base_hash(rt->ctx, &rt->base);
         rt->nmerges = 0;
     }

@@ -228,6 +228,21 @@ static fl_err stack_site(
     return FL_OK;
 }
 
+/* adapters in files: the stack would be as large as all of them, so it is read again where it is
+ * needed */
+static fl_err remember_stack(fl_run *run, stack_arg arg, const fl_space *sp, fl_adapter **out)
+{
+    fl_adapter *ad = fl_scratch(run, 1, sizeof *ad);
+    size_t *at = fl_scratch(run, (size_t)sp->nslots, sizeof *at);
+
+    memset(at, 0xff, (size_t)sp->nslots * sizeof *at); /* SIZE_MAX: not here */
+    *ad = (fl_adapter){.space = sp, .at = at};
+    run->rt->lazy = *out = ad;
+    run->rt->lazy_w = arg.w;
+    run->rt->lazy_label = arg.label;
+    return FL_OK;
+}
+
 fl_err fl_stack_mix(fl_run *run, fl_pile *in, const fl_mixing *how, fl_adapter **out)
 {
     stack_arg arg = {mixing_weights(run, in, how), how->label};
@@ -242,6 +257,9 @@ fl_err fl_stack_mix(fl_run *run, fl_pile *in, const fl_mixing *how, fl_adapter *
                 run->round.t, (long long)total);
         }
         r[j] = (int)total;
+    }
+    if (*out == NULL && run->rt->source != NULL) {
+        return remember_stack(run, arg, fl_space_stack(run, r), out);
     }
     if (*out == NULL) {
         *out = fl_scratch_spread(run, fl_space_stack(run, r));

@@ -13,7 +13,14 @@ typedef struct svd_arg {
 } svd_arg;
 
 /* what every site reports: squared norms kept and discarded, the certificate, which solver ran */
-enum { SVD_KEPT, SVD_LOST, SVD_RESIDUAL, SVD_ORTHOGONALITY, SVD_DENSE, SVD_SCALAPACK, SVD_ROW };
+enum {
+    SVD_KEPT,
+    SVD_LOST,
+    SVD_RESIDUAL,
+    SVD_ORTHOGONALITY,
+    SVD_SOLVER, /* + solver: 1 where it ran */
+    SVD_ROW = SVD_SOLVER + 5
+};
 
 /* s B = U S, A = V' into out's site */
 static void svd_split(
@@ -31,6 +38,23 @@ static void svd_split(
     }
 }
 
+/* the fewest pairs that hold the share `energy` of the squared norm; the others become zero */
+static void cut_energy(double energy, int r, double *sv, double *kept, double *lost)
+{
+    double all = *kept + *lost, upto = 0;
+
+    for (int i = 0; energy > 0 && i < r; i++) {
+        if (upto >= energy * all) {
+            sv[i] = 0;
+        }
+        upto += sv[i] * sv[i];
+    }
+    if (energy > 0) {
+        *lost = FL_MAX(all - upto, 0);
+        *kept = upto;
+    }
+}
+
 static fl_err judge(const fl_runtime *rt, int site, const fl_svd_report *report)
 {
     return report->residual <= rt->deck->svd.tol
@@ -42,16 +66,70 @@ static fl_err judge(const fl_runtime *rt, int site, const fl_svd_report *report)
                      report->residual, rt->deck->svd.tol);
 }
 
+static fl_solver solver_of(const fl_runtime *rt)
+{
+    int solver = rt->deck->svd.solver;
+
+    return (fl_solver)(solver == FL_SVD_SCALAPACK ? FL_SVD_AUTO : solver);
+}
+
 fl_err fl_site_svd(fl_run *run, int site, int64_t nstack, const double *bs, const double *as, int r,
     double *u, double *sv, double *vt)
 {
     const fl_site *st = &run->rt->base.model.site[site];
-    int solver = run->rt->deck->svd.solver;
     fl_svd_report report;
 
-    FL_TRY(fl_svd_factors((fl_solver)(solver == FL_SVD_SCALAPACK ? FL_SVD_AUTO : solver), st->m,
-        st->n, nstack, bs, as, r, u, sv, vt, true, &report));
+    FL_TRY(fl_svd_factors_tol(solver_of(run->rt), run->rt->deck->svd.tol, st->m, st->n, nstack, bs,
+        as, r, u, sv, vt, true, &report));
     return judge(run->rt, site, &report);
+}
+
+/* A and B of an item at a site: as they arrived, or read now */
+static fl_err item_at(fl_runtime *rt, int i, const fl_item *it, int site, fl_mat *a, fl_mat *b)
+{
+    const fl_site *st = &rt->base.model.site[site];
+
+    if (rt->source == NULL) {
+        *a = fl_at(it->ad, site, FL_A);
+        *b = fl_at(it->ad, site, FL_B);
+        return FL_OK;
+    }
+    size_t r = (size_t)it->space->r[site];
+
+    *a = (fl_mat){fl_scratch(&rt->run, r * (size_t)st->n, sizeof(fl_real)), (int)r, st->n};
+    *b = (fl_mat){fl_scratch(&rt->run, (size_t)st->m * r, sizeof(fl_real)), st->m, (int)r};
+    return rt->source->site(rt->source->of, i, site, a->x, b->x);
+}
+
+/* item after item into the sum, so that thousands of clients are never stacked */
+static fl_err svd_accumulate(fl_run *run, int site, const fl_pile *in, const svd_arg *sa, int r,
+    double *u, double *sv, double *vt, fl_svd_report *report)
+{
+    fl_runtime *rt = run->rt;
+    const fl_site *st = &rt->base.model.site[site];
+    fl_accum *acc;
+    fl_err err = fl_accum_create(
+        solver_of(rt), rt->deck->svd.tol, st->m, st->n, site_stack_r(in, sa->label, site), r, &acc);
+
+    FL_TRY(err);
+    for (int i = 0; i < in->n && err == FL_OK; i++) {
+        const fl_item *it = &in->item[i];
+        fl_mark mark = fl_arena_mark(rt->round);
+        fl_mat a, b;
+
+        if (it->label == sa->label && it->space->nsites > 0 && it->space->r[site] > 0) {
+            err = item_at(rt, i, it, site, &a, &b);
+            if (err == FL_OK) {
+                fl_accum_add(acc, a.rows, sa->w[i] * it->space->scale[site], b.x, a.x);
+            }
+        }
+        fl_arena_reset(rt->round, mark);
+    }
+    if (err == FL_OK) {
+        err = fl_accum_svd(acc, u, sv, vt, true, report);
+    }
+    fl_accum_destroy(&acc);
+    return err;
 }
 
 static fl_err svd_site(
@@ -70,52 +148,63 @@ static fl_err svd_site(
         u = fl_scratch(run, (size_t)st->m * (size_t)r, sizeof *u);
         sv = fl_scratch(run, (size_t)r, sizeof *sv);
         vt = fl_scratch(run, (size_t)r * (size_t)st->n, sizeof *vt);
+    }
+    if (here && sa->grid != NULL) {
         fl_site_stack(run, site, in, sa->label, sa->w, &nstack, &bs, &as);
     }
     if (sa->grid != NULL) {
         FL_TRY(fl_grid_svd(
             sa->grid, rt->owner[site], st->m, st->n, nstack, bs, as, r, u, sv, vt, true, &report));
     } else {
-        FL_TRY(fl_svd_factors((fl_solver)rt->deck->svd.solver, st->m, st->n, nstack, bs, as, r, u,
-            sv, vt, true, &report));
+        FL_TRY(svd_accumulate(run, site, in, sa, r, u, sv, vt, &report));
     }
     if (!here) {
         return FL_OK;
     }
-    svd_split(out[0], site, u, sv, vt);
     for (int i = 0; i < r; i++) {
         kept += sv[i] * sv[i];
     }
+    double lost = report.discarded < 1 ? kept * report.discarded / (1 - report.discarded) : 0;
+
+    cut_energy(rt->svd_energy, r, sv, &kept, &lost);
+    svd_split(out[0], site, u, sv, vt);
     row[SVD_KEPT] = kept;
-    row[SVD_LOST] = report.discarded < 1 ? kept * report.discarded / (1 - report.discarded) : 0;
+    row[SVD_LOST] = lost;
     row[SVD_RESIDUAL] = report.residual;
     row[SVD_ORTHOGONALITY] = report.orthogonality;
-    row[SVD_DENSE] = strcmp(report.solver, "dense") == 0;
-    row[SVD_SCALAPACK] = strcmp(report.solver, "scalapack") == 0;
+    for (int i = 0; i < 5; i++) {
+        row[SVD_SOLVER + i] = strcmp(report.solver, fl_solver_name[i]) == 0;
+    }
     return judge(rt, site, &report);
 }
 
 /* the choice and its certificate, once at the start and then whenever it is the worst so far */
 static void svd_log(fl_runtime *rt, const double *rows)
 {
-    int n = 0, dense = 0, scalapack = 0;
     double residual = 0, orthogonality = 0;
+    int n[5] = {0}, sites = 0;
+    fl_text t = {0};
 
     for (int j = 0; j < rt->run.nsites; j++) {
         const double *row = rows + (size_t)SVD_ROW * (size_t)j;
 
-        n += rt->run.space->r[j] > 0;
-        dense += row[SVD_DENSE] != 0;
-        scalapack += row[SVD_SCALAPACK] != 0;
+        sites += rt->run.space->r[j] > 0;
+        for (int i = 0; i < 5; i++) {
+            n[i] += row[SVD_SOLVER + i] != 0;
+        }
         residual = fmax(residual, row[SVD_RESIDUAL]);
         orthogonality = fmax(orthogonality, row[SVD_ORTHOGONALITY]);
     }
     if (rt->svd_worst == 0 || residual > 10 * rt->svd_worst) {
-        fl_log(rt->ctx,
-            "svd       %d sites: %d factored, %d dense, %d scalapack; ||X - USV'|| / ||X|| %.1e, "
-            "orthogonality %.1e",
-            n, n - dense - scalapack, dense, scalapack, residual, orthogonality);
+        for (int i = 0; i < 5; i++) {
+            if (n[i] > 0) {
+                fl_text_add(&t, "%s%d %s", t.n > 0 ? ", " : "", n[i], fl_solver_name[i]);
+            }
+        }
+        fl_log(rt->ctx, "svd       %d sites: %s; ||X - USV'|| / ||X|| %.1e, orthogonality %.1e",
+            sites, t.n > 0 ? t.s : "none", residual, orthogonality);
         rt->svd_worst = fmax(residual, 1e-300);
+        fl_text_free(&t);
     }
 }
 
@@ -156,6 +245,29 @@ static fl_err svd_on_grid(fl_run *run, fl_pile *in, svd_arg *arg, fl_adapter **o
     return FL_OK;
 }
 
+/* adapters in files are read item by item; messages are exchanged first */
+static fl_err svd_by_sites(fl_run *run, fl_pile *in, svd_arg *arg, fl_adapter **out, double *rows)
+{
+    fl_runtime *rt = run->rt;
+    fl_err err = FL_OK;
+
+    if (rt->source == NULL) {
+        return fl_sites(run, in, svd_site, arg, 1, out, SVD_ROW, rows);
+    }
+    for (int j = 0; j < run->nsites && err == FL_OK; j++) {
+        if (rt->owner[j] == rt->ctx->rank && run->space->r[j] > 0) {
+            fl_mark mark = fl_arena_mark(rt->round);
+
+            err = svd_site(run, j, in, out, rows + (size_t)SVD_ROW * (size_t)j, arg);
+            fl_arena_reset(rt->round, mark);
+        }
+    }
+    FL_TRY_ALL(rt->ctx, err);
+    site_replicate(rt, *out);
+    fl_fill_in(rt->ctx, SVD_ROW * (size_t)run->nsites, rows);
+    return FL_OK;
+}
+
 fl_err fl_svd_mix(
     fl_run *run, fl_pile *in, const fl_mixing *how, fl_adapter **out, double *discarded)
 {
@@ -165,15 +277,21 @@ fl_err fl_svd_mix(
 
     FL_REQUIRE(rt->aggregating && (rt->method->needs & FL_EACH) != 0 && (*out)->at == NULL);
     fl_phase_begin(rt->ctx, FL_PHASE_svd);
-    fl_err err = rt->deck->svd.solver == FL_SVD_SCALAPACK
-                     ? svd_on_grid(run, in, &arg, out, rows)
-                     : fl_sites(run, in, svd_site, &arg, 1, out, SVD_ROW, rows);
+    fl_err err = rt->deck->svd.solver == FL_SVD_SCALAPACK ? svd_on_grid(run, in, &arg, out, rows)
+                                                          : svd_by_sites(run, in, &arg, out, rows);
 
     fl_phase_end(rt->ctx, FL_PHASE_svd);
     FL_TRY(err);
     for (int j = 0; j < run->nsites; j++) {
         kept += rows[(size_t)SVD_ROW * (size_t)j + SVD_KEPT];
         lost += rows[(size_t)SVD_ROW * (size_t)j + SVD_LOST];
+        if (rt->site_discarded != NULL) {
+            const double *row = rows + (size_t)SVD_ROW * (size_t)j;
+
+            rt->site_discarded[j] = row[SVD_KEPT] + row[SVD_LOST] > 0
+                                        ? row[SVD_LOST] / (row[SVD_KEPT] + row[SVD_LOST])
+                                        : 0;
+        }
     }
     svd_log(rt, rows);
     if (discarded != NULL) {

@@ -111,6 +111,27 @@ fl_err fl_out_put(fl_out *out, const void *bytes, size_t n)
     return FL_OK;
 }
 
+fl_err fl_out_put_at(fl_out *out, const void *bytes, size_t n, size_t at)
+{
+    const char *x = bytes;
+
+    while (n > 0) {
+        ssize_t done = pwrite(out->fd, x, FL_MIN(n, (size_t)1 << 30), (off_t)at);
+
+        if (done < 0 && errno == EINTR) {
+            continue;
+        }
+        if (done <= 0) {
+            return fl_fail(FL_EFILE, "%s: cannot be written: %s", out->tmp,
+                done < 0 ? strerror(errno) : "nothing was accepted");
+        }
+        x += done;
+        at += (size_t)done;
+        n -= (size_t)done;
+    }
+    return FL_OK;
+}
+
 /* a rename is on disk only when its directory is; file systems that cannot sync a directory
  * (EINVAL) are left alone */
 static fl_err file_sync_directory(const char *path)

@@ -26,8 +26,15 @@ void peft_module_name(const fl_model *m, int block, const peft_kind *kind, char 
  * module */
 bool peft_module_find(const fl_model *m, const char *name, int *block, int *kind);
 
-/* PEFT's test of a rank_pattern or alpha_pattern key: ^(.*\.)?(pattern)$ matches name. Literals,
- * escapes, ., [..], \d, \w and * + ? are understood; *ok false = something else is in the pattern.
- */
-bool peft_pattern_matches(const char *pattern, const char *name, bool *ok);
+/* PEFT's test of a rank_pattern or alpha_pattern key P: ^(.*\.)?(P)$ matches name. parse: owned by the caller, NULL = something is in
+ * the pattern that is not read here. matches: *ok false = name too long or the pattern too much work. */
+typedef struct peft_pattern peft_pattern;
+peft_pattern *peft_pattern_parse(const char *text);
+void peft_pattern_free(peft_pattern **p);
+bool peft_pattern_matches(const peft_pattern *p, const char *name, bool *ok);
+
+/* *found (owned): dir itself or its only sub-folder with an adapter, which PEFT makes for an adapter that has a name */
+fl_err peft_folder_find(const char *dir, char **found);
+/* *path (owned): the weights file in a folder; a pickle is refused */
+fl_err peft_folder_weights(const char *dir, char **path);
 #endif

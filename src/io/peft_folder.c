@@ -16,33 +16,33 @@ static bool folder_has_config(const char *dir)
     return here;
 }
 
-/* *found owned by the caller: dir itself or its only sub-folder with an adapter */
-static fl_err folder_find(const char *dir, char **found)
+fl_err peft_folder_find(const char *dir, char **found)
 {
     fl_text several = {0};
+    struct dirent **entry = NULL;
     fl_err err = FL_OK;
-    DIR *d;
-    int n = 0;
+    int nentries, n = 0;
 
     *found = fl_strdup(dir);
     if (folder_has_config(dir)) {
         return FL_OK;
     }
-    d = opendir(dir);
-    if (d == NULL) {
+    nentries = scandir(dir, &entry, NULL, alphasort);
+    if (nentries < 0) {
         return fl_fail(FL_EFILE, "%s: cannot be read: %s", dir, strerror(errno));
     }
-    for (struct dirent *e; (e = readdir(d)) != NULL;) {
-        char *sub = fl_path_join(dir, e->d_name);
+    for (int i = 0; i < nentries; i++) {
+        char *sub = fl_path_join(dir, entry[i]->d_name);
 
-        if (e->d_name[0] != '.' && folder_has_config(sub)) {
-            fl_text_add(&several, "%s%s", n++ ? ", " : "", e->d_name);
+        if (entry[i]->d_name[0] != '.' && folder_has_config(sub)) {
+            fl_text_add(&several, "%s%s", n++ ? ", " : "", entry[i]->d_name);
             fl_free(*found);
             *found = fl_strdup(sub);
         }
         fl_free(sub);
+        free(entry[i]);
     }
-    closedir(d);
+    free(entry);
     if (n != 1) {
         err = n == 0 ? fl_fail(FL_EFILE, "%s: has no adapter_config.json", dir)
                      : fl_fail(FL_EFILE, "%s: holds several adapters (%s); name one of them", dir,
@@ -52,22 +52,30 @@ static fl_err folder_find(const char *dir, char **found)
     return err;
 }
 
-static fl_err folder_weights(const char *dir, fl_st *st)
+fl_err peft_folder_weights(const char *dir, char **path)
 {
-    char *path = fl_path_join(dir, "adapter_model.safetensors");
     char *pickle = fl_path_join(dir, "adapter_model.bin");
-    fl_err err;
+    fl_err err = FL_OK;
 
-    if (!fl_path_exists(path) && fl_path_exists(pickle)) {
+    *path = fl_path_join(dir, "adapter_model.safetensors");
+    if (!fl_path_exists(*path) && fl_path_exists(pickle)) {
         err = fl_fail(FL_EFILE,
             "%s: the weights are a Python pickle (adapter_model.bin), which is not read: save them "
-            "as "
-            "safetensors",
+            "as safetensors",
             dir);
-    } else {
-        err = fl_st_open(path, st);
     }
     fl_free(pickle);
+    return err;
+}
+
+static fl_err folder_open_weights(const char *dir, fl_st *st)
+{
+    char *path;
+    fl_err err = peft_folder_weights(dir, &path);
+
+    if (err == FL_OK) {
+        err = fl_st_open(path, st);
+    }
     fl_free(path);
     return err;
 }
@@ -77,7 +85,7 @@ fl_err fl_peft_load(const char *dir, const fl_model *m, fl_spaces *reg, fl_adapt
     char *folder = NULL, *path = NULL, *json = NULL;
     fl_st st = {.fd = -1};
     size_t n;
-    fl_err err = folder_find(dir, &folder);
+    fl_err err = peft_folder_find(dir, &folder);
 
     *ad = NULL;
     if (err == FL_OK) {
@@ -85,7 +93,7 @@ fl_err fl_peft_load(const char *dir, const fl_model *m, fl_spaces *reg, fl_adapt
         err = fl_file_read(path, &json, &n);
     }
     if (err == FL_OK) {
-        err = folder_weights(folder, &st);
+        err = folder_open_weights(folder, &st);
     }
     if (err == FL_OK) {
         err = fl_peft_parse(json, n, path, &st, m, reg, ad);

@@ -152,8 +152,10 @@ static fl_err peft_lookup(const peft_in *in, const char *patterns, const char *o
     }
     json_object_foreach(o, key, v)
     {
-        bool ok, hit = peft_pattern_matches(key, module, &ok);
+        peft_pattern *p = peft_pattern_parse(key);
+        bool ok = p != NULL, hit = ok && peft_pattern_matches(p, module, &ok);
 
+        peft_pattern_free(&p);
         if (!ok) {
             return fl_fail(FL_EDECK,
                 "%s: %s: the regular expression \"%.200s\" is beyond what is read here; write the "

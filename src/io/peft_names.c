@@ -1,11 +1,7 @@
-/* peft_names - modules of Hugging Face models and the patterns by which PEFT names them.
- * Source: peft utils/other.py get_pattern_key, tuners/lora/model.py; formats.md gives the rules in
- * words. */
+/* peft_names - modules of Hugging Face models as PEFT names them. */
 #include "peft.h"
 #include <ctype.h>
 #include <string.h>
-
-enum { PATTERN_MOST = 512 };
 
 static const peft_kind peft_gpt2[] = {{"attn.c_attn", "c_attn", {"q", "k", "v", NULL}},
     {"attn.c_proj", "attn.c_proj", {"o", NULL, NULL, NULL}},
@@ -93,100 +89,4 @@ bool peft_module_find(const fl_model *m, const char *name, int *block, int *kind
         }
     }
     return false;
-}
-
-/* one character of a regular expression, at *p: does c fit? *p moves behind it */
-static bool pattern_escape(char e, unsigned char c, bool *ok)
-{
-    switch (e) {
-    case 'd':
-        return isdigit(c);
-    case 'w':
-        return isalnum(c) || c == '_';
-    default:
-        *ok = *ok && e != 0 && !isalnum((unsigned char)e);
-        return c == (unsigned char)e;
-    }
-}
-
-static bool pattern_class(const char **p, unsigned char c, bool *ok)
-{
-    const char *s = *p + 1;
-    bool negated = *s == '^', hit = false;
-
-    for (s += negated; *s != ']' && *ok;) {
-        unsigned char lo = (unsigned char)*s, hi = lo;
-
-        if (*s == 0 || *s == '\\' || *s == '[') { /* rare: not worth the code */
-            *ok = false;
-            break;
-        }
-        if (s[1] == '-' && s[2] != ']' && s[2] != 0) {
-            hi = (unsigned char)s[2];
-            s += 2;
-        }
-        hit = hit || (c >= lo && c <= hi);
-        s++;
-    }
-    *p = *ok ? s + 1 : s;
-    return hit != negated;
-}
-
-static bool pattern_atom(const char **p, unsigned char c, bool *ok)
-{
-    char e = **p;
-
-    if (e == '[') {
-        return pattern_class(p, c, ok);
-    }
-    if (e == '\\') {
-        e = (*p)[1];
-        *p += e ? 2 : 1;
-        return pattern_escape(e, c, ok);
-    }
-    *ok = *ok && strchr("(){}|*+?^$]", e) == NULL;
-    (*p)++;
-    return e == '.' || (unsigned char)e == c;
-}
-
-/* The set of places in name that the pattern read so far can reach: no backtracking, so no pattern
- * is slow. */
-bool peft_pattern_matches(const char *pattern, const char *name, bool *ok)
-{
-    bool at[PATTERN_MOST + 1] = {false};
-    size_t n = strlen(name), m = strlen(pattern);
-    const char *p = pattern, *behind = p;
-
-    *ok = n <= PATTERN_MOST && m > 0 && m <= PATTERN_MOST;
-    at[0] = true;
-    for (size_t i = 0; *ok && i < n && pattern[0] != '^'; i++) {
-        at[i + 1] = name[i] == '.';
-    }
-    for (p += pattern[0] == '^'; *ok && *p && strcmp(p, "$") != 0; p = behind) {
-        bool fits[PATTERN_MOST], next[PATTERN_MOST + 1];
-        char times;
-
-        behind = p;
-        (void)pattern_atom(&behind, 0, ok); /* finds its end, also for an empty name */
-        for (size_t i = 0; *ok && i < n; i++) {
-            const char *again = p;
-
-            fits[i] = pattern_atom(&again, (unsigned char)name[i], ok);
-        }
-        times = *behind;
-        if (times != 0 && strchr("*+?", times)) {
-            behind += behind[1] == '?' ? 2 : 1; /* lazy or not, the whole name must match */
-        } else {
-            times = 1;
-        }
-        for (size_t i = 0; *ok && i <= n; i++) {
-            bool stay = times == '*' || times == '?';
-            bool again = times == '*' || times == '+';
-
-            next[i] =
-                (stay && at[i]) || (i > 0 && fits[i - 1] && (at[i - 1] || (again && next[i - 1])));
-        }
-        memcpy(at, next, *ok ? n + 1 : 0);
-    }
-    return *ok && at[n];
 }

@@ -325,34 +325,61 @@ static double st_value(char kind, const unsigned char *b, size_t i)
     return (double)x;
 }
 
+/* 'f' 'h' 'b' 'd', 0 = not read */
+static char st_kind(const char *dtype)
+{
+    static const char *const name[] = {"F32", "F16", "BF16", "F64"};
+
+    for (size_t i = 0; i < FL_COUNT(name); i++) {
+        if (strcmp(dtype, name[i]) == 0) {
+            return "fhbd"[i];
+        }
+    }
+    return 0;
+}
+
+size_t fl_st_width(const char *dtype)
+{
+    return st_kind(dtype) == 0 ? 0 : st_bits(dtype) / 8;
+}
+
+size_t fl_st_convert(const char *dtype, const unsigned char *bytes, size_t n, fl_real *out)
+{
+    char kind = st_kind(dtype);
+
+    FL_REQUIRE(kind != 0);
+    for (size_t i = 0; i < n; i++) {
+        out[i] = (fl_real)st_value(kind, bytes, i);
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (!isfinite(out[i])) {
+            return i;
+        }
+    }
+    return n;
+}
+
 fl_err fl_st_read(const fl_st *st, int entry, size_t n, fl_real *out)
 {
     FL_REQUIRE(entry >= 0 && entry < st->n);
     const fl_st_entry *e = &st->entry[entry];
-    const unsigned char *b = st->bytes + st->data + e->begin;
-    char kind = strcmp(e->dtype, "F32") == 0    ? 'f'
-                : strcmp(e->dtype, "F16") == 0  ? 'h'
-                : strcmp(e->dtype, "BF16") == 0 ? 'b'
-                : strcmp(e->dtype, "F64") == 0  ? 'd'
-                                                : 0;
+    size_t width = fl_st_width(e->dtype), bad;
 
-    if (kind == 0) {
+    if (width == 0) {
         return fl_fail(FL_EFILE,
             "%s: tensor %.200s is of type %s; F32, F16, BF16 and F64 are read: save it as one of "
             "them",
             st->path, e->name, e->dtype);
     }
-    if ((e->end - e->begin) / (st_bits(e->dtype) / 8) != n) {
+    if ((e->end - e->begin) / width != n) {
         return fl_fail(FL_ESHAPE, "%s: tensor %.200s has %zu elements where %zu were expected",
-            st->path, e->name, (e->end - e->begin) / (st_bits(e->dtype) / 8), n);
+            st->path, e->name, (e->end - e->begin) / width, n);
     }
-    for (size_t i = 0; i < n; i++) {
-        out[i] = (fl_real)st_value(kind, b, i);
-        if (!isfinite(out[i])) {
-            return fl_fail(FL_ENUM,
-                "%s: tensor %.200s has a NaN, an infinity or a number beyond float at element %zu",
-                st->path, e->name, i);
-        }
+    bad = fl_st_convert(e->dtype, st->bytes + st->data + e->begin, n, out);
+    if (bad < n) {
+        return fl_fail(FL_ENUM,
+            "%s: tensor %.200s has a NaN, an infinity or a number beyond float at element %zu",
+            st->path, e->name, bad);
     }
     return FL_OK;
 }

@@ -15,6 +15,13 @@ static int st_by_name(const void *x, const void *y)
     return strcmp((*a)->name, (*b)->name);
 }
 
+void fl_st_sort(int n, const fl_st_out **out)
+{
+    if (n > 0) {
+        qsort(out, (size_t)n, sizeof *out, st_by_name);
+    }
+}
+
 static size_t st_count(const fl_st_out *out)
 {
     uint64_t n = 1;
@@ -41,8 +48,8 @@ static void st_quote(fl_text *t, const char *s)
     fl_text_add(t, "\"");
 }
 
-/* 8 bytes of length, then the header, padded so that the data begin at a multiple of 8 */
-static void st_write_header(int n, const fl_st_out *const *out, const char *format, fl_text *t)
+void fl_st_header(
+    int n, const fl_st_out *const *out, const char *dtype, const char *format, fl_text *t)
 {
     const unsigned char zero[8] = {0};
     uint64_t at = 0, length;
@@ -52,12 +59,12 @@ static void st_write_header(int n, const fl_st_out *const *out, const char *form
     st_quote(t, format);
     fl_text_add(t, "}");
     for (int i = 0; i < n; i++) {
-        uint64_t bytes = 4 * (uint64_t)st_count(out[i]);
+        uint64_t bytes = (uint64_t)fl_st_width(dtype) * (uint64_t)st_count(out[i]);
 
         FL_REQUIRE(i == 0 || strcmp(out[i - 1]->name, out[i]->name) != 0);
         fl_text_add(t, ",");
         st_quote(t, out[i]->name);
-        fl_text_add(t, ":{\"dtype\":\"F32\",\"shape\":[");
+        fl_text_add(t, ":{\"dtype\":\"%s\",\"shape\":[", dtype);
         for (int j = 0; j < out[i]->ndims; j++) {
             fl_text_add(t, "%s%lld", j ? "," : "", (long long)out[i]->dims[j]);
         }
@@ -107,8 +114,8 @@ fl_err fl_st_write(const char *path, int n, const fl_st_out *out, const char *me
     for (int i = 0; i < n; i++) {
         sorted[i] = &out[i];
     }
-    qsort(sorted, (size_t)n, sizeof *sorted, st_by_name);
-    st_write_header(n, sorted, metadata_format, &header);
+    fl_st_sort(n, sorted);
+    fl_st_header(n, sorted, "F32", metadata_format, &header);
     if (err == FL_OK) {
         err = fl_out_put(&file, header.s, header.n);
     }

@@ -65,6 +65,13 @@ bool fl_finite(size_t n, const double *x)
     return bad == 0;
 }
 
+void fl_la_zero(size_t n, double *x)
+{
+    for (size_t i = 0; i < n; i++) { /* not memset: x may be NULL when n is 0 */
+        x[i] = 0;
+    }
+}
+
 void fl_la_transpose(int m, int n, const double *x, double *y)
 {
     enum { TILE = 32 }; /* a tile of both arrays stays in the first cache */
@@ -103,13 +110,12 @@ double fl_la_norm(size_t n, const double *x)
     return big * sqrt(sum);
 }
 
-double fl_la_departure(bool rows, int m, int n, const double *w)
+double fl_la_departure(bool rows, int k, int len, const double *w, int ld)
 {
-    const int k = rows ? m : n, inner = rows ? n : m;
     double *g = fl_alloc("orthogonality", (size_t)k * (size_t)k, sizeof *g); /* owned [k][k] */
     double norm;
 
-    fl_dgemm(rows ? 'n' : 't', rows ? 't' : 'n', k, k, inner, 1, w, w, 0, g);
+    fl_la_dgemm(rows ? 'n' : 't', rows ? 't' : 'n', k, k, len, 1, w, ld, w, ld, 0, g, FL_MAX(1, k));
     for (int i = 0; i < k; i++) {
         g[(size_t)i * (size_t)k + (size_t)i] -= 1;
     }

@@ -1,6 +1,6 @@
-/* kmeans.c - weighted k-means: k-means++ seeding (Arthur and Vassilvitskii 2007), Lloyd's steps, the
- * best of several starts. Every sum runs in the order of the rows and every tie goes to the lowest
- * index, so the answer is a function of the arguments alone. */
+/* kmeans.c - weighted k-means: k-means++ seeding (Arthur and Vassilvitskii 2007), Lloyd's steps,
+ * the best of several starts. Every sum runs in the order of the rows and every tie goes to the
+ * lowest index, so the answer is a function of the arguments alone. */
 #include "la_internal.h"
 #include <math.h>
 #include <string.h>

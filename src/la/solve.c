@@ -177,6 +177,6 @@ fl_err fl_eigh(int n, const double *a, double *values, double *vectors)
     fl_free(w);
     fl_free(y);
     return info == 0 ? FL_OK
-                     : fl_fail(FL_ENUM,
-                           "eigenvalues of a %d x %d matrix: no convergence (info %d)", n, n, info);
+                     : fl_fail(FL_ENUM, "eigenvalues of a %d x %d matrix: no convergence (info %d)",
+                           n, n, info);
 }

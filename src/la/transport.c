@@ -1,9 +1,9 @@
 /* transport.c - discrete optimal transport, exact, by successive shortest paths: every source sends
  * what it still has along the cheapest path of the residual graph (forward arcs cost c, arcs of the
- * plan may be taken back at -c), with potentials u, v that keep all reduced costs c - u - v >= 0 and
- * those of the plan at 0: the plan is optimal for what was sent at every moment. Dense Dijkstra;
- * among paths of equal cost the one of the fewest arcs, as Edmonds and Karp's, so that it ends for
- * any real masses; then the lowest index. */
+ * plan may be taken back at -c), with potentials u, v that keep all reduced costs c - u - v >= 0
+ * and those of the plan at 0: the plan is optimal for what was sent at every moment. Dense
+ * Dijkstra; among paths of equal cost the one of the fewest arcs, as Edmonds and Karp's, so that it
+ * ends for any real masses; then the lowest index. */
 #include "la_internal.h"
 #include <math.h>
 #include <string.h>
@@ -15,8 +15,8 @@ typedef struct transport_job {
     double *supply, *want; /* owned [n], [m]: what is left */
     double *u, *v;         /* owned [n], [m]: potentials */
     double *far;           /* owned [n + m]: distance of sources, then of sinks */
-    int *from, *arcs;      /* owned [n + m]: the node before on the path, -1 at the start; its length */
-    bool *done;            /* owned [n + m] */
+    int *from, *arcs; /* owned [n + m]: the node before on the path, -1 at the start; its length */
+    bool *done;       /* owned [n + m] */
 } transport_job;
 
 static bool transport_nearer(const transport_job *t, double far, int arcs, int than)
@@ -30,7 +30,7 @@ static int transport_nearest(const transport_job *t)
     int best = -1;
 
     for (int i = 0; i < t->n + t->m; i++) {
-        if (!t->done[i] && isfinite(t->far[i]) && 
+        if (!t->done[i] && isfinite(t->far[i]) &&
             (best < 0 || transport_nearer(t, t->far[i], t->arcs[i], best))) {
             best = i;
         }
@@ -147,8 +147,7 @@ static fl_err transport_check(int n, int m, const double *a, const double *b, co
 
     if (!fl_finite((size_t)n, a) || !fl_finite((size_t)m, b) ||
         !fl_finite((size_t)n * (size_t)m, cost)) {
-        return fl_fail(
-            FL_ENUM, "transport of %d to %d: masses or costs hold NaN or Inf", n, m);
+        return fl_fail(FL_ENUM, "transport of %d to %d: masses or costs hold NaN or Inf", n, m);
     }
     for (int i = 0; i < n; i++) {
         negative = negative || a[i] < 0;
@@ -185,8 +184,8 @@ static void transport_begin(transport_job *t, const double *a, const double *b)
     }
 }
 
-fl_err fl_transport(int n, int m, const double *a, const double *b, const double *cost,
-    double *plan, double *value)
+fl_err fl_transport(
+    int n, int m, const double *a, const double *b, const double *cost, double *plan, double *value)
 {
     transport_job t = {.n = n, .m = m, .cost = cost, .plan = plan};
 

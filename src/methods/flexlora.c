@@ -30,7 +30,7 @@ const fl_method fl_method_flexlora = {
     .source = "Bai et al. 2024, arXiv 2402.11505",
     .choice = "B carries the singular values and A has orthonormal rows, as in the official code; "
               "the sign of every pair is fixed.",
-    .needs = FL_HETERO | FL_EACH | FL_LORA_ONLY,
+    .needs = FL_HETERO | FL_EACH | FL_SPLITS | FL_LORA_ONLY,
     .download = flexlora_download,
     .aggregate = flexlora_aggregate,
 };

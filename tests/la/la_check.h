@@ -24,6 +24,16 @@ static inline double la_random(int id, size_t i)
     return 2 * fl_rng_uniform(7, FL_RNG_TEST, id, 0, i) - 1;
 }
 
+static inline double *la_random_array(int id, size_t n)
+{
+    double *x = fl_alloc("test: random", n, sizeof *x);
+
+    for (size_t i = 0; i < n; i++) {
+        x[i] = la_random(id, i);
+    }
+    return x;
+}
+
 /* c (m x n) = a (m x k) b (k x n), row-major, plain loops */
 static inline void la_multiply(int m, int n, int k, const double *a, const double *b, double *c)
 {
@@ -210,6 +220,16 @@ static inline void la_judge(
         assert_true(top > 0);
     }
     fl_free(v);
+}
+
+/* the same bytes on every rank? */
+static inline void la_same_on_all_ranks(const void *x, size_t bytes)
+{
+    uint64_t h[2] = {fl_hash(x, bytes, 0), 0};
+
+    h[1] = ~h[0];
+    MPI_Allreduce(MPI_IN_PLACE, h, 2, MPI_UINT64_T, MPI_MAX, test_ctx->world);
+    assert_true(h[0] == ~h[1]);
 }
 
 static inline uint64_t la_hash(

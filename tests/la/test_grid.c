@@ -2,6 +2,7 @@
  * known singular values, residuals and orthogonality, and against LAPACK; the same bits in every
  * run of the same grid. */
 #include "la_check.h"
+#include <limits.h>
 
 typedef struct answer {
     double *u, *sv, *vt; /* owned [m][r], [r], [r][n]; NULL away from the owner */
@@ -261,6 +262,22 @@ static void test_refused_numbers(void **state)
     la_problem_free(&p);
 }
 
+/* long form: PDGEQRF and PDGESVD over many blocks of the usual size, against LAPACK */
+static void test_tall(void **state)
+{
+    fl_grid *grid = NULL;
+
+    (void)state;
+    if (getenv("FEDLORA_LONG") == NULL || *getenv("FEDLORA_LONG") == '\0') {
+        print_message("# 2048 x 512 only with FEDLORA_LONG=1\n");
+        skip();
+    }
+    assert_int_equal(fl_grid_create(test_ctx, 0, 0, 64, &grid), FL_OK);
+    grid_case(grid, 64, test_ctx->size - 1, 2048, 512, 600, INT_MAX);
+    grid_case(grid, 64, 0, 512, 2048, 300, 200); /* the transposed way, deficient */
+    fl_grid_destroy(&grid);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -270,6 +287,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_refused_grids),
         cmocka_unit_test(test_many_grids),
         cmocka_unit_test(test_refused_numbers),
+        cmocka_unit_test(test_tall),
     };
 
     return fl_test_main(argc, argv, tests, FL_COUNT(tests));

@@ -256,13 +256,37 @@ static void test_scales(void **state)
 
 static void test_choose(void **state)
 {
+    const double tol = FL_SVD_TOL;
+
     (void)state;
-    assert_int_equal(fl_svd_choose(10, 20, 4), FL_SOLVE_FACTORED);
-    assert_int_equal(fl_svd_choose(10, 20, 5), FL_SOLVE_DENSE); /* not below 10 / 2 */
-    assert_int_equal(fl_svd_choose(20, 11, 5), FL_SOLVE_FACTORED);
-    assert_int_equal(fl_svd_choose(20, 11, 6), FL_SOLVE_DENSE);
-    assert_int_equal(fl_svd_choose(1, 1, 0), FL_SOLVE_FACTORED);
-    assert_int_equal(fl_svd_choose(INT_MAX, INT_MAX, INT64_MAX), FL_SOLVE_DENSE);
+    /* small R: the stacks; R from max(m, n) on: the sum; nothing overflows */
+    assert_int_equal(fl_svd_choose(1, 1, 0, 1, tol), FL_SOLVE_FACTORED);
+    assert_int_equal(fl_svd_choose(768, 768, 1, 1, tol), FL_SOLVE_FACTORED);
+    assert_int_equal(fl_svd_choose(768, 768, 64, 8, tol), FL_SOLVE_FACTORED);
+    assert_int_equal(fl_svd_choose(4096, 4096, 320, 16, tol), FL_SOLVE_FACTORED);
+    assert_int_equal(fl_svd_choose(300, 200, 300, 200, tol), FL_SOLVE_DENSE);
+    assert_int_equal(fl_svd_choose(64, 64, 16000, 8, tol), FL_SOLVE_DENSE);
+    assert_int_equal(fl_svd_choose(INT_MAX, INT_MAX, INT64_MAX, INT_MAX, tol), FL_SOLVE_DENSE);
+    /* few pairs of many: a sketch, unless it cannot be certified to tol */
+    assert_int_equal(fl_svd_choose(4096, 4096, 1600, 16, tol), FL_SOLVE_RANDOMIZED);
+    assert_int_equal(fl_svd_choose(2048, 4096, 9000, 16, tol), FL_SOLVE_RANDOMIZED);
+    assert_int_equal(fl_svd_choose(4096, 4096, 1600, 400, tol), FL_SOLVE_FACTORED);
+    assert_int_equal(fl_svd_choose(4096, 4096, 1600, 16, 1e-9), FL_SOLVE_FACTORED);
+    assert_int_equal(fl_svd_choose(2048, 4096, 9000, 16, 1e-9), FL_SOLVE_DENSE);
+    /* the sides are equal before it, and once dense is chosen it stays so as R grows */
+    for (int n = 1; n < 3000; n += 217) {
+        bool dense = false;
+
+        for (int nstack = 1; nstack < 4000; nstack += 37) {
+            const fl_solver solver = fl_svd_choose(500, n, nstack, 1, 1e-15);
+
+            assert_int_equal(solver, fl_svd_choose(n, 500, nstack, 1, 1e-15));
+            assert_true(!dense || solver == FL_SOLVE_DENSE);
+            dense = solver == FL_SOLVE_DENSE;
+            assert_true(dense || nstack < FL_MAX(500, n));
+        }
+        assert_true(dense);
+    }
 }
 
 /* ---- what is refused ---- */
