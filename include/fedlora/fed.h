@@ -201,7 +201,8 @@ void fl_site_stack(fl_run *run, int site, const fl_pile *in, int label, const do
  * A = (S / s)^split V'; split 0: all in B, 0.5: balanced. ad replicated; also in setup. */
 fl_err fl_svd_of(fl_run *run, const fl_adapter *dense, double split, fl_adapter *ad);
 /* base += coef s B A: a new revision. Needs FL_MERGES. sent: factors that every client pays when it next downloads ({0} = A and B, {FL_NONE} =
- * nothing: it works the update out itself, {FL_BIT(FL_B)} = B and an 8-byte seed for A). Also in setup. */
+ * nothing: it works the update out itself, {FL_BIT(FL_B)} = B and an 8-byte seed for A; with pairs or elems exactly those elements and no
+ * seed). Also in setup. */
 fl_err fl_merge(fl_run *run, const fl_adapter *ad, double coef, fl_pick sent);
 int fl_base_bits(fl_run *run, int bits); /* setup: another base, sites' tensors quantised (4: NormalFloat, 8: absmax, blocks of 64), once per node */
 void fl_serve(fl_run *run, const char *name, const fl_server_opt *opt, const fl_adapter *g, fl_adapter *x); /* g NULL: declares what it keeps (in setup) */

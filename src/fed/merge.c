@@ -64,7 +64,8 @@ static void merge_site(fl_runtime *rt, const fl_adapter *ad, int site, double co
     fl_free(x);
 }
 
-/* what a client that missed the revision pays: the factors that are sent, a seed for the other */
+/* what a client that missed the revision pays: the factors that are sent, a seed for the other;
+ * with pairs or elems exactly those, from which it works out the rest */
 static double merge_bytes(const fl_adapter *ad, fl_pick sent)
 {
     double bytes = 0;
@@ -73,11 +74,9 @@ static double merge_bytes(const fl_adapter *ad, fl_pick sent)
         return 0;
     }
     for (int i = 0; i < ad->space->nslots; i++) {
-        const fl_slot *s = &ad->space->slot[i];
-
-        bytes += pick_factor(sent, s->factor) ? 4.0 * s->rows * s->cols : 0;
+        bytes += 4.0 * (double)pick_count(ad->space, sent, i);
     }
-    return bytes + (sent.factors != 0 ? 8 : 0);
+    return bytes + (sent.factors != 0 && sent.pairs == NULL && sent.elems == NULL ? 8 : 0);
 }
 
 fl_err fl_merge(fl_run *run, const fl_adapter *ad, double coef, fl_pick sent)
