@@ -76,7 +76,7 @@ void fl_put(fl_msg *msg, const char *name, const double *x, size_t n, int bits)
                     msg->run->round.t, msg->client->id, i, name);
         }
     }
-    msg->number_bytes += (double)(n * (size_t)bits + 7) / 8;
+    msg->number_bytes += (double)((n * (size_t)bits + 7) / 8); /* whole bytes */
 }
 
 const double *fl_get(const fl_msg *msg, const char *name, size_t *n)
