@@ -54,7 +54,7 @@ fl_err discordance_measure(fl_runtime *rt, double *relative)
 {
     fl_run *run = &rt->run;
     size_t nrows = 2 * (size_t)run->nsites;
-    double *rows, difference = 0, ideal = 0;
+    double *rows, difference = 0, ideal = 0, whole = 0;
     bool factors = false;
 
     *relative = NAN;
@@ -65,11 +65,12 @@ fl_err discordance_measure(fl_runtime *rt, double *relative)
         const fl_item *it = &rt->pile.item[i];
 
         factors = factors || (it->label == 0 && it->space->nsites > 0);
+        whole += it->label == 0 ? it->p : 0;
         if (it->label == 0 && (it->change || it->space->nsites == 0)) {
             return FL_OK;
         }
     }
-    if (!factors) {
+    if (!factors || whole < 1 - 1e-9) { /* nor when some clients sent something else */
         return FL_OK;
     }
     rows = fl_scratch(run, nrows, sizeof *rows);
