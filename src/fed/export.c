@@ -22,7 +22,9 @@ static fl_err adapter_of(
             }
         }
         for (int i = 0; i < kept->n && *ad == NULL; i++) {
-            *ad = kept->k[i].ad;
+            bool codec = strncmp(kept->k[i].name, "codec.", 6) == 0; /* what codecs left behind */
+
+            *ad = codec ? NULL : kept->k[i].ad;
         }
         return *ad != NULL ? FL_OK
                            : fl_fail(FL_EUSAGE,

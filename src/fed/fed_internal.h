@@ -53,6 +53,7 @@ typedef struct fl_turn {
     fl_kept_list kept;
     double loss; /* sum over steps of the mean loss */
     int64_t steps;
+    const fl_adapter *meant[FL_MAX_ADAPTERS]; /* turn arena: what the server would have sent under this label without codec.down; NULL: the same */
 } fl_turn;
 
 /* ---- what arrived ---- */
@@ -156,6 +157,8 @@ typedef struct fl_runtime {
     int noted, noted_first; /* rounds in by_round, the first of them */
     double *by_round;       /* owned [rounds + 1][2] private memory (most), MPI bytes (mean) */
     double mpi_bytes_before;
+    fl_adapter *start;      /* owned: global after setup, for codec.down; else NULL */
+    double most_at_once;    /* bytes a rank, above which sites come in waves (pile_waves) */
 } fl_runtime;
 /* one blob of bytes <-> list; adapters store kind and ranks by value. Unpack trusts nothing
  * (FL_EFILE). */
@@ -177,6 +180,9 @@ double pick_bytes(const fl_space *sp, fl_pick pick);
 
 /* ---- codec.c ---- x [n] becomes what the receiver decodes; returns the bytes that travel */
 double codec_seal(const fl_deck_codec *d, int kind, uint64_t seed, int id, int t, size_t n, fl_real *x);
+/* a part that is being sealed, and what it costs; also without a codec on its own way, where the one on the other way made the client's
+ * copy another than the server's */
+double codec_part(fl_runtime *rt, fl_msg *msg, fl_part *part);
 
 /* ---- source: items of fedlora aggregate ---- */
 typedef struct fl_source {
@@ -214,6 +220,7 @@ fl_err turn_enrol(
 void turn_end(fl_runtime *rt, fl_turn *turn);
 
 fl_err message_seal(fl_runtime *rt, fl_msg *msg); /* after the hook: cost of parts */
+bool message_knows(const fl_runtime *rt, const fl_msg *msg, const fl_part *part, const fl_slot *s); /* the receiver has the slot already */
 void message_charge_base(fl_runtime *rt, const fl_client *c);
 void ledger_round(
     fl_runtime *rt, double *up, double *down); /* collective: totals of the round, ledger cleared */

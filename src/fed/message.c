@@ -112,80 +112,25 @@ void fl_charge(fl_run *run, const fl_client *c, bool up, const char *what, doubl
     charge(run->rt, up, TRAFFIC_other, bytes);
 }
 
-/* the slot of global that slot s was cut from, -1 = none: unchanged since this client's last
- * download? */
-static bool is_known(const fl_runtime *rt, const fl_msg *msg, const fl_part *part, const fl_slot *s)
+/* the slot of global that slot s was cut from: unchanged since this client's last download? Under a
+ * codec a client's copy is not the server's, except where it is still what the seed made. */
+bool message_knows(const fl_runtime *rt, const fl_msg *msg, const fl_part *part, const fl_slot *s)
 {
     const fl_space *g = rt->run.space;
 
-    if (msg->up || part->of != rt->run.global || s->factor == FL_PLAIN ||
-        rt->deck->codec.down != FL_CODEC_NONE) {
-        return false; /* under a codec a client's copy is not the server's */
+    if (msg->up || part->of != rt->run.global || s->factor == FL_PLAIN) {
+        return false;
     }
     int i = s->factor == FL_DENSE ? s->site : g->slot_of[2 * s->site + (s->factor == FL_B)];
 
-    return rt->slot_changed[i] < rt->last_seen[msg->client->id];
-}
-
-/* the picked elements that travel, as one vector of differences from what the receiver holds,
- * through the codec and back; the sender remembers what was lost (error feedback) */
-static double seal_by_codec(fl_runtime *rt, fl_msg *msg, fl_part *part, int kind)
-{
-    const fl_deck_codec *d = &rt->deck->codec;
-    fl_run *run = &rt->run;
-    const fl_space *sp = part->ad->space;
-    fl_adapter *ref = NULL, *residual = NULL;
-    size_t n = 0, at = 0;
-    uint64_t key[3] = {run->seed, (uint64_t)msg->up, (uint64_t)part->label};
-    double bytes = 0;
-
-    if (msg->up && part->ref != NULL && !part->change) {
-        ref = fl_scratch_adapter(run, sp);
-        fl_fit(ref, part->ref);
-    }
-    if (d->feedback) {
-        residual = fl_keep_adapter(
-            run, msg->client, msg->up ? "codec.up" : "codec.down", part->label, sp, NULL);
-    }
-    for (int i = 0; i < sp->nslots; i++) {
-        n += pick_count(sp, part->pick, i);
-    }
-    fl_real *x = fl_scratch(run, n, sizeof *x), *was = fl_scratch(run, n, sizeof *was);
-
-    for (int pass = 0; pass < 2; pass++, at = 0) {
-        for (int i = 0; i < sp->nslots; i++) {
-            int nruns = pick_runs(sp, part->pick, i, NULL);
-            fl_range *r = fl_scratch(run, (size_t)nruns, sizeof *r);
-
-            pick_runs(sp, part->pick, i, r);
-            for (int k = 0; k < nruns; k++) {
-                for (size_t e = r[k].at; e < r[k].at + r[k].n; e++, at++) {
-                    fl_real base = ref != NULL ? ref->v[e] : 0;
-
-                    if (pass == 0) {
-                        x[at] = part->ad->v[e] - base + (residual != NULL ? residual->v[e] : 0);
-                        was[at] = x[at];
-                    } else {
-                        part->ad->v[e] = base + x[at];
-                        if (residual != NULL) {
-                            residual->v[e] = was[at] - x[at];
-                        }
-                    }
-                }
-            }
-        }
-        if (pass == 0) {
-            bytes = codec_seal(
-                d, kind, fl_hash(key, sizeof key, 0), msg->client->id, run->round.t, n, x);
-        }
-    }
-    return bytes;
+    return rt->slot_changed[i] <
+           (rt->deck->codec.down != FL_CODEC_NONE ? 0 : rt->last_seen[msg->client->id]);
 }
 
 static double seal_part(fl_runtime *rt, fl_msg *msg, fl_part *part)
 {
     const fl_space *sp = part->ad->space;
-    int kind = msg->up ? rt->deck->codec.up : rt->deck->codec.down;
+    const fl_deck_codec *d = &rt->deck->codec;
     double bytes = part->which == FL_SENT   ? pick_bytes(sp, part->pick)
                    : part->which == FL_SEED ? 8
                                             : 0;
@@ -193,11 +138,11 @@ static double seal_part(fl_runtime *rt, fl_msg *msg, fl_part *part)
     if (part->values != FL_SENT) {
         return part->values == FL_SEED ? 8 + bytes : 0;
     }
-    if (kind != FL_CODEC_NONE) {
-        return bytes + seal_by_codec(rt, msg, part, kind);
+    if (d->down != FL_CODEC_NONE || (msg->up && d->up != FL_CODEC_NONE)) {
+        return bytes + codec_part(rt, msg, part);
     }
     for (int i = 0; i < sp->nslots; i++) {
-        if (!is_known(rt, msg, part, &sp->slot[i])) {
+        if (!message_knows(rt, msg, part, &sp->slot[i])) {
             bytes += 4.0 * (double)pick_count(sp, part->pick, i);
         }
     }

@@ -244,11 +244,9 @@ static size_t site_reals(const fl_item *it, int site)
     return n;
 }
 
-/* One wave holds all sites while everything that arrived is below this much a rank; else every
- * owner takes one site at a time, so that a rank never holds more than its own clients' messages
- * and one site's. The bits do not depend on it: the unit of all work is a site. */
-enum { MOST_AT_ONCE = 256 << 20 };
-
+/* One wave holds all sites while everything that arrived is below rt->most_at_once a rank; else
+ * every owner takes one site at a time, so that a rank never holds more than its own clients'
+ * messages and one site's. The bits do not depend on it: the unit of all work is a site. */
 int pile_waves(fl_runtime *rt)
 {
     const fl_inbox *in = &rt->inbox;
@@ -258,7 +256,7 @@ int pile_waves(fl_runtime *rt)
     for (int i = 0; i < in->nitems; i++) {
         bytes += (double)in->item[i].space->n * sizeof(fl_real);
     }
-    if (rt->source == NULL && bytes / rt->ctx->size <= MOST_AT_ONCE) {
+    if (rt->source == NULL && bytes / rt->ctx->size <= rt->most_at_once) {
         return 1;
     }
     for (int j = 0; j < rt->base.model.nsites; j++) {

@@ -226,6 +226,7 @@ fl_err setup_runtime(fl_ctx *ctx, const fl_deck *deck, const fl_options *opt, fl
 {
     *rt = (fl_runtime){.ctx = ctx, .deck = deck, .opt = opt, .started = fl_now()};
     rt->run.rt = rt;
+    rt->most_at_once = 256.0 * (1 << 20);
     rt->run.seed = deck->run.seed;
     rt->round = fl_arena_create("round");
     rt->turn = fl_arena_create("client's turn");
@@ -304,6 +305,10 @@ fl_err setup_fresh(fl_runtime *rt)
         rt->nmerges = 0;
     }
     ledger_changed(rt, -1);
+    if (rt->deck->codec.down != FL_CODEC_NONE) {
+        rt->start = fl_adapter_create(run->space);
+        memcpy(rt->start->v, run->global->v, run->space->n * sizeof(fl_real));
+    }
     return FL_OK;
 }
 
@@ -315,6 +320,7 @@ void setup_destroy(fl_runtime *rt)
     fl_batcher_destroy(&rt->batcher);
     fl_free(rt->picked);
     fl_adapter_destroy(&rt->run.global);
+    fl_adapter_destroy(&rt->start);
     kept_free(&rt->server);
     if (rt->store != NULL) {
         fl_store_destroy(&rt->store);
