@@ -125,7 +125,8 @@ typedef struct fl_server_opt { /* x <- x + step of the pseudo-gradient -g: SGD: 
 /* ---- plug-ins: a hook left NULL is FedAvg's ---- */
 enum { FL_HETERO = 1 /* serves unequal ranks */, FL_MERGES = 2 /* changes the base */, FL_PERSONAL = 4 /* clients keep adapters of their own */,
     FL_ONLINE = 16 /* needs live clients: not for fedlora aggregate */, FL_EACH = 32, FL_NUMBERS = 64 /* the server sees small numbers of single clients */,
-    FL_LORA_ONLY = 512 /* refuses train.what: full */, FL_SPLITS = 1024 /* splits a product by an SVD: its result may have any rank */ };
+    FL_LORA_ONLY = 512 /* refuses train.what: full */, FL_SPLITS = 1024 /* splits a product by an SVD: its result may have any rank */,
+    FL_OWN_START = 2048 /* starts from factors of its own: refuses adapter.init: svd */ };
 typedef struct fl_method {
     const char *name, *title, *source;
     const char *choice;      /* what the paper leaves open and was decided here; NULL = nothing */

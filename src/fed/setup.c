@@ -86,6 +86,11 @@ static fl_err make_space(fl_runtime *rt)
         rt->run.space = space_full(rt);
         return FL_OK;
     }
+    if (deck->adapter.init == FL_INIT_SVD && (rt->method->needs & FL_OWN_START) != 0) {
+        return fl_fail(FL_EDECK,
+            "adapter.init: svd does not go with %s, which has a start of its own; use kaiming",
+            rt->method->name);
+    }
     FL_TRY(target_ranks(deck, m, rmax, r));
     rt->run.space = space_of_deck(rt, r);
     return FL_OK;
