@@ -154,6 +154,7 @@ fl_adapter *fl_scratch_adapter(fl_run *run, const fl_space *sp);
 fl_adapter *fl_scratch_spread(fl_run *run, const fl_space *sp);        /* each site's contents only where the site lives; setup, plan, aggregate */
 fl_adapter *fl_scratch_copy(fl_run *run, const fl_adapter *ad);
 const fl_space *fl_space_at(fl_run *run, const fl_space *sp, const int *r, int all); /* same sites; r[nsites], or NULL: min(all, r_j); deck's scale rule */
+const fl_space *fl_space_cut(fl_run *run, const fl_space *sp, int r);  /* the first min(r, r_j) pairs of sp's sites, with sp's own scales */
 const fl_space *fl_space_stack(fl_run *run, const int *r);             /* scale 1, r[nsites] */
 const fl_space *fl_space_scales(fl_run *run, const int *r, const double *scale); /* any scale per site, [nsites] each */
 const fl_space *fl_space_plain(fl_run *run, int n, const int *rows, const int *cols); /* n PLAIN slots; fl_at(ad, i, FL_PLAIN) */
@@ -167,6 +168,10 @@ void fl_shuffle(const fl_run *run, int what, int id, int t, int n, int *x); /* p
 uint64_t *fl_bits(fl_run *run, size_t n);                              /* scratch bit set, empty */
 static inline bool fl_bit(const uint64_t *bits, size_t i) { return (bits[i / 64] >> (i % 64) & 1) != 0; }
 static inline void fl_bit_set(uint64_t *bits, size_t i) { bits[i / 64] |= (uint64_t)1 << (i % 64); }
+/* sets bits first + i of the k largest x_i of x [n]; of equal ones those of lower i */
+void fl_top(fl_run *run, size_t n, const double *x, size_t k, uint64_t *bits, size_t first);
+/* min(k, r_j) random pairs of every site, a function of (what, id, t): drawn for each site by itself, or the same numbers at all sites */
+uint64_t *fl_random_pairs(fl_run *run, int what, const fl_space *sp, int id, int t, int k, bool each);
 bool fl_picked(const fl_space *sp, fl_pick pick, int slot, size_t i);  /* element i of the slot (row-major) */
 /* ---- verbs: messages and ledger [L] ---- */
 void fl_send(fl_msg *msg, fl_part part);                               /* seals: NaN and Inf are refused there, naming client and site */

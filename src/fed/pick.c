@@ -1,6 +1,8 @@
 /* pick.c - sets of elements: which ones of an adapter train, travel or are summed. */
 #include "fed_internal.h"
 
+#include <string.h>
+
 uint64_t *fl_bits(fl_run *run, size_t n)
 {
     return fl_scratch(run, n / 64 + 1, sizeof(uint64_t));
@@ -120,4 +122,76 @@ double pick_bytes(const fl_space *sp, fl_pick pick)
     double map = (double)(((size_t)of + 7) / 8);
 
     return FL_MIN(4 * n, map);
+}
+
+/* ---- the largest, the random ---- */
+/* the k-th largest of x [n], 1 <= k <= n; x is reordered (Hoare's selection) */
+static double kth_largest(size_t n, double *x, size_t k)
+{
+    int64_t lo = 0, hi = (int64_t)n - 1, at = (int64_t)k - 1;
+
+    while (lo < hi) {
+        double pivot = x[at];
+        int64_t i = lo, j = hi;
+
+        while (i <= j) {
+            for (; x[i] > pivot; i++) {
+            }
+            for (; x[j] < pivot; j--) {
+            }
+            if (i <= j) {
+                double swap = x[i];
+
+                x[i++] = x[j];
+                x[j--] = swap;
+            }
+        }
+        lo = j < at ? i : lo;
+        hi = i > at ? j : hi;
+    }
+    return x[at];
+}
+
+void fl_top(fl_run *run, size_t n, const double *x, size_t k, uint64_t *bits, size_t first)
+{
+    k = FL_MIN(k, n);
+    if (k == 0) {
+        return;
+    }
+    double *copy = fl_alloc("selection", n, sizeof *copy), least;
+    size_t above = 0;
+
+    (void)run;
+    memcpy(copy, x, n * sizeof *copy);
+    least = kth_largest(n, copy, k);
+    fl_free(copy);
+    for (size_t i = 0; i < n; i++) {
+        above += x[i] > least;
+    }
+    for (size_t i = 0, equal = k - above; i < n; i++) {
+        if (x[i] > least || (x[i] == least && equal > 0)) {
+            equal -= x[i] == least;
+            fl_bit_set(bits, first + i);
+        }
+    }
+}
+
+uint64_t *fl_random_pairs(
+    fl_run *run, int what, const fl_space *sp, int id, int t, int k, bool each)
+{
+    uint64_t *bits = fl_bits(run, (size_t)fl_pair_first(sp, sp->nsites));
+    double *u = fl_alloc("draws", (size_t)sp->rmax, sizeof *u);
+    size_t first = 0;
+
+    for (int j = 0; j < sp->nsites; j++) {
+        size_t r = (size_t)sp->r[j], from = each ? (size_t)j << 24 : 0;
+
+        for (size_t i = 0; i < r; i++) {
+            u[i] = fl_rng_uniform(run->seed, FL_RNG_METHOD + what, id, t, from + i);
+        }
+        fl_top(run, r, u, (size_t)k, bits, first);
+        first += r;
+    }
+    fl_free(u);
+    return bits;
 }

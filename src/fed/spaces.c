@@ -187,6 +187,16 @@ const fl_space *fl_space_at(fl_run *run, const fl_space *sp, const int *r, int a
     return space_of_deck(run->rt, at);
 }
 
+const fl_space *fl_space_cut(fl_run *run, const fl_space *sp, int r)
+{
+    int *at = fl_scratch(run, (size_t)sp->nsites, sizeof *at);
+
+    for (int j = 0; j < sp->nsites; j++) {
+        at[j] = FL_MIN(r, sp->r[j]);
+    }
+    return fl_space_scales(run, at, sp->scale);
+}
+
 const fl_space *fl_space_stack(fl_run *run, const int *r)
 {
     return fl_space_lora(
