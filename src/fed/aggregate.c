@@ -20,10 +20,10 @@ static fl_err source_site(void *of, int item, int site, fl_real *a, fl_real *b)
 
     FL_TRY(fl_peft_set_read(g->set, item, site, a, b));
     if (own != g->scale[site]) {
-        double f = sqrt(own / g->scale[site]);
+        double ratio = own / g->scale[site], f = sqrt(fabs(ratio));
 
         for (size_t i = 0; i < (size_t)r * (size_t)st->n; i++) {
-            a[i] = (fl_real)(f * (double)a[i]);
+            a[i] = (fl_real)(copysign(f, ratio) * (double)a[i]);
         }
         for (size_t i = 0; i < (size_t)st->m * (size_t)r; i++) {
             b[i] = (fl_real)(f * (double)b[i]);
@@ -45,17 +45,19 @@ static void describe_model(aggregation *g)
     }
 }
 
-/* the result's r and s at every site: the largest r, or --r; s of the first adapter that has it */
+/* the result's r and s at every site: the largest r, or what is asked for; s of the first adapter of
+ * the largest r */
 static fl_err make_space(aggregation *g)
 {
     fl_runtime *rt = g->rt;
     size_t n = (size_t)g->set->nsites;
-    int *r = fl_arena_take(rt->round, n, sizeof *r), first = 0;
+    int *r = fl_arena_take(rt->round, n, sizeof *r);
     bool unequal = false;
 
     g->scale = fl_alloc("scales", n, sizeof *g->scale);
     for (int j = 0; j < g->set->nsites; j++) {
         const fl_site *st = &g->set->site[j].site;
+        int64_t all = 0;
 
         g->scale[j] = 1;
         for (int k = 0; k < g->set->nfolders; k++) {
@@ -63,14 +65,14 @@ static fl_err make_space(aggregation *g)
             int own = fl_peft_set_r(g->set, k, j, &s);
 
             unequal = unequal || own != fl_peft_set_r(g->set, 0, j, NULL);
+            all += own;
             if (own > r[j]) {
                 r[j] = own;
                 g->scale[j] = s;
             }
         }
-        first = first == 0 ? r[j] : first;
-        if (g->how->r > 0) {
-            r[j] = FL_MIN(g->how->r, FL_MIN(st->m, st->n));
+        if (g->how->r > 0 || g->how->energy > 0) { /* energy: as many pairs as it takes */
+            r[j] = (int)FL_MIN(g->how->r > 0 ? g->how->r : all, FL_MIN(st->m, st->n));
         }
         if (g->scale[j] == 0 || !isfinite(g->scale[j])) {
             return fl_fail(
