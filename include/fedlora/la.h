@@ -45,7 +45,7 @@ fl_solver fl_svd_choose(int m, int n, int64_t nstack, int r, double tol);
  * solver: AUTO, FACTORED (exact: two thin QRs and the SVD of the small core; reduced forms when R > m or R > n), DENSE, or RANDOMIZED: a
  * Gaussian block Krylov sketch of X, grown until it is certified that ||X - U S V'||_F^2 exceeds the best rank r error by at most
  * tol^2 ||X||_F^2; the exact solver runs instead, and the report says so, when no certificate is found before the sketch is half as large
- * as X, or when tol is below what double arithmetic can certify (about 3e-7). tol is used by AUTO and RANDOMIZED only.
+ * as X, or when tol is below what double arithmetic can certify (9e-8 sqrt(r)). tol is used by AUTO and RANDOMIZED only.
  * report may be NULL; residual and orthogonality of exact solvers are computed only when certify. No bit depends on certify. */
 fl_err fl_svd_factors_tol(fl_solver solver, double tol, int m, int n, int64_t nstack, const double *bs, const double *as, int r,
     double *u, double *sv, double *vt, bool certify, fl_svd_report *report);

@@ -4,6 +4,7 @@
  * takes its share of the sites; what is compared is the sum of the ranks' seconds, one core's work.
  */
 #include "bench_internal.h"
+#include "fedlora/comm.h"
 #include <math.h>
 #include <string.h>
 
@@ -211,16 +212,15 @@ static fl_err sites_dense(sites_bench *s, double ours, bool targets, fl_text *t)
 /* one solver on nsites sites: seconds of a site on one core, and of all on the ranks of the job */
 static fl_err sites_measure(sites_bench *s, fl_solver solver, int nsites, double *one, fl_text *t)
 {
-    double seconds, sum = 0, most = 0, worst[2], all[2];
+    double seconds, sum, most;
     fl_svd_report report;
     char what[64];
 
     FL_TRY_ALL(s->ctx, sites_ours(s, solver, nsites, &seconds, &report));
-    worst[0] = report.residual;
-    worst[1] = report.orthogonality;
-    MPI_Reduce(&seconds, &sum, 1, MPI_DOUBLE, MPI_SUM, 0, s->ctx->world);
-    MPI_Reduce(&seconds, &most, 1, MPI_DOUBLE, MPI_MAX, 0, s->ctx->world);
-    MPI_Reduce(worst, all, 2, MPI_DOUBLE, MPI_MAX, 0, s->ctx->world);
+    sum = fl_total(s->ctx, seconds);
+    most = fl_max(s->ctx, seconds);
+    report.residual = fl_max(s->ctx, report.residual);
+    report.orthogonality = fl_max(s->ctx, report.orthogonality);
     *one = sum / nsites;
     if (s->ctx->rank == 0) {
         const bool ran = strcmp(report.solver, fl_solver_name[solver]) == 0;
@@ -230,8 +230,8 @@ static fl_err sites_measure(sites_bench *s, fl_solver solver, int nsites, double
         fl_text_add(t,
             "  %-34s %10.4f %12.2f  residual %.1e, orthogonality %.1e; %d sites measured, %.2f s "
             "on %d rank%s\n",
-            what, *one, *one * s->nsites, all[0], all[1], nsites, most, s->ctx->size,
-            s->ctx->size > 1 ? "s" : "");
+            what, *one, *one * s->nsites, report.residual, report.orthogonality, nsites, most,
+            s->ctx->size, s->ctx->size > 1 ? "s" : "");
     }
     return FL_OK;
 }

@@ -56,7 +56,7 @@ static double cost_randomized(double m, double n, double nstack, double r)
  * when it does not: the sketch must be small beside X for any spectrum. */
 static bool choose_sketch(double m, double n, double nstack, double r, double tol)
 {
-    return tol >= FL_SVD_TOL && FL_MIN(nstack, FL_MIN(m, n)) >= 32 * (r + 8);
+    return tol * tol >= 2 * FL_LA_SKETCH_LEAST * r && FL_MIN(nstack, FL_MIN(m, n)) >= 32 * (r + 8);
 }
 
 fl_solver fl_svd_choose(int m, int n, int64_t nstack, int r, double tol)

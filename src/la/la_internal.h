@@ -4,6 +4,7 @@
 #ifndef FL_LA_INTERNAL_H
 #define FL_LA_INTERNAL_H
 #include "fedlora/la.h"
+#include <float.h>
 
 /* gfortran passes the length of every character argument behind the others, by value */
 void dgesdd_(const char *jobz, const int *m, const int *n, double *a, const int *lda, double *s,
@@ -67,6 +68,9 @@ double fl_la_product_norm(int m, int n, int nstack, const double *bs, const doub
 /* operations of DGEMM that one of DGEQRT costs, and n^3 of DGESDD with all vectors: measured, fixed */
 #define FL_LA_WEIGHT_QR 1.4
 #define FL_LA_WEIGHT_SVD 24.0
+/* Below tol^2 = r times this no sketch is certified: each of r values counts an error of 4 DBL_EPSILON
+ * ||X||_F^2 at least, and the test needs 9 times that. */
+#define FL_LA_SKETCH_LEAST (36 * DBL_EPSILON)
 
 /* ---- solvers of the sum of products, all local ---- */
 

@@ -1,12 +1,12 @@
 /* operator.c - X X' of a sum of products X = bs as (bs m x R, as R x n) in few coordinates, for the
  * certificate of the randomized solver.
  *
- * Gram matrices Gb = bs' bs and Ga = as as' (R x R), balanced. Pivoted Cholesky P' Gb P = L L' (R x R,
- * columns beyond the rank of bs zero) stands for bs P = Q L' + E, Q m x R, never formed. Then X X' =
- * Q M Q' with M = L' P' Ga P L (R x R): X X' has the eigenvalues of M and zeros. A row c of coordinates
- * means Q c' in R^m, and c L' P' as (n numbers) is its image under X'. E, what the pivoting left out as
- * rounding, is orthogonal to Q: X' X = (Q L' P' as)' (..) + (E P' as)' (..), so sums of eigenvalues
- * are short of the truth by at most ||E P' as||_F^2 = ||X||_F^2 - trace M.
+ * Gram matrices Gb = bs' bs and Ga = as as' (R x R), balanced. Pivoted Cholesky P' Gb P = L L' (R x
+ * R, columns beyond the rank of bs zero) stands for bs P = Q L' + E, Q m x R, never formed. Then X
+ * X' = Q M Q' with M = L' P' Ga P L (R x R): X X' has the eigenvalues of M and zeros. A row c of
+ * coordinates means Q c' in R^m, and c L' P' as (n numbers) is its image under X'. E, what the
+ * pivoting left out as rounding, is orthogonal to Q: X' X = (Q L' P' as)' (..) + (E P' as)' (..),
+ * so sums of eigenvalues are short of the truth by at most ||E P' as||_F^2 = ||X||_F^2 - trace M.
  *
  * Of a dense X the coordinates are R^m or R^n, whichever is smaller: M = X X' or X' X. */
 #include "la_internal.h"
@@ -81,7 +81,7 @@ static void operator_core(
     fl_dgemm('n', 't', n, n, n, 1, work, op->up, 0, op->a);
     operator_mirror(n, op->a); /* exactly symmetric */
     for (size_t i = 0; i < nr * nr; i++) {
-        op->up[i] = d[i % nr] > 0 ? op->up[i] * d[i % nr] : 0;
+        op->up[i] = d[i % nr] > 0 ? op->up[i] / d[i % nr] : 0;
     }
     fl_free(work);
 }
@@ -144,6 +144,22 @@ static double operator_trace(int n, const double *a)
     return sum;
 }
 
+/* trace of a b, both symmetric; row by row, which rounds less than one long sum */
+static double operator_product_trace(int n, const double *a, const double *b)
+{
+    double all = 0;
+
+    for (size_t i = 0; i < (size_t)n; i++) {
+        double sum = 0;
+
+        for (size_t j = 0; j < (size_t)n; j++) {
+            sum += a[i * (size_t)n + j] * b[i * (size_t)n + j];
+        }
+        all += sum;
+    }
+    return all;
+}
+
 static void operator_stack(
     fl_la_operator *op, int m, int n, int nstack, const double *bs, const double *as)
 {
@@ -153,9 +169,7 @@ static void operator_stack(
     double *d = fl_alloc("operator: scales", (size_t)nstack, sizeof *d);
 
     if (operator_zeros(m, n, nstack, bs, as, gb, ga) && operator_balance(nstack, gb, ga, d)) {
-        for (size_t i = 0; i < count; i++) {
-            op->norm2 += gb[i] * ga[i];
-        }
+        op->norm2 = operator_product_trace(nstack, gb, ga);
         op->error = fl_la_norm(count, gb) * fl_la_norm(count, ga);
         op->side = nstack;
         operator_pivot(nstack, gb, perm);

@@ -319,7 +319,8 @@ bool fl_la_randomized(const fl_la_want *want, const double *bs, const double *as
     sketch k;
     bool certified = false;
 
-    if (r == 0 || side > MOST || side < 4 * (r + 8)) {
+    if (r == 0 || side > MOST || side < 4 * (r + 8) ||
+        want->tol * want->tol < FL_LA_SKETCH_LEAST * r) {
         return false;
     }
     op = fl_la_operator_make(want->m, want->n, (int)want->nstack, bs, as, x);

@@ -184,6 +184,13 @@ static void test_not_certified(void **state)
     expect_exact(&p, FL_SVD_TOL, 0);
     expect_exact(&many, 1e-9, 8);
     expect_exact(&many, FL_SVD_TOL, 100);
+    for (size_t i = 0; i < (size_t)p.m * (size_t)p.nstack; i++) {
+        p.bs[i] *= 0x1p-500; /* its squares underflow, X does not */
+    }
+    for (size_t i = 0; i < (size_t)p.nstack * (size_t)p.n; i++) {
+        p.as[i] *= 0x1p+500;
+    }
+    expect_exact(&p, FL_SVD_TOL, 8);
     memset(p.bs, 0, (size_t)p.m * (size_t)p.nstack * sizeof *p.bs); /* X = 0 */
     expect_exact(&p, FL_SVD_TOL, 8);
     la_problem_free(&many);
