@@ -50,8 +50,8 @@ static const app_command commands[] = {
     {"deck", "[--method NAME]", "a complete commented deck with defaults", 0, 0, app_show_deck,
         "--method --set --reference"},
     {"explain", "section.key", "one key, or one section", 1, 1, app_explain, ""},
-    {"bench", "train|reduce|svd|checkpoint ...", "micro-benchmarks, each with its limit beside it",
-        1, 8, app_bench, "--model --out"},
+    {"bench", "train|reduce|svd|svd-large|checkpoint ...",
+        "micro-benchmarks, each with its limit beside it", 1, 8, app_bench, "--model --out"},
 };
 
 const app_command *app_commands(int *n)

@@ -134,11 +134,14 @@ fl_err app_bench(fl_ctx *ctx, const app_args *args)
             err = fl_bench_reduce(ctx, &t);
         } else if (strcmp(what, "svd") == 0) {
             err = fl_bench_svd(ctx, &t);
+        } else if (strcmp(what, "svd-large") == 0) { /* not among those run without a name */
+            err = fl_bench_svd_large(ctx, &t);
         } else if (strcmp(what, "checkpoint") == 0) {
             err = fl_bench_checkpoint(ctx, args->out != NULL ? args->out : ".", &t);
         } else {
             err = fl_fail(FL_EUSAGE,
-                "bench: there is no '%s'; there are train, reduce, svd, checkpoint", what);
+                "bench: there is no '%s'; there are train, reduce, svd, svd-large, checkpoint",
+                what);
         }
         print(ctx, &t);
         FL_TRY(err);

@@ -34,7 +34,8 @@ static const fl_field adapter_fields[] = {
     FL_WORDS(fl_deck_adapter, targets, "[q, v]", "q|k|v|o|up|gate|down",
         "matrices of every block that get an adapter (gate: llama only)"),
     FL_WORD(fl_deck_adapter, init, "kaiming", "kaiming|gaussian|svd",
-        "start of A (B = 0): uniform within 1/sqrt(in), or normal; svd: A and B the top of W, which keeps "
+        "start of A (B = 0): uniform within 1/sqrt(in), or normal; svd: A and B the top of W, "
+        "which keeps "
         "the rest"),
     FL_REAL(fl_deck_adapter, init_std, "0", 0, 1e3, "",
         "standard deviation of init: gaussian; 0 = 1/r"),
