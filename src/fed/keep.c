@@ -89,7 +89,11 @@ fl_adapter *fl_keep_adapter(
     if (k->ad->space != sp) {
         fl_adapter *ad = fl_adapter_create(sp);
 
-        fl_fit(ad, k->ad);
+        if (k->ad->space->nsites == sp->nsites) {
+            fl_fit(ad, k->ad);
+        } else { /* factors after dense weights: nothing of it can stay */
+            is_new = true;
+        }
         fl_adapter_destroy(&k->ad);
         k->ad = ad;
     }
