@@ -248,14 +248,25 @@ static fl_err write_perf(fl_runtime *rt, json_t *perf)
     return err;
 }
 
-static fl_err write_adapter(const fl_runtime *rt)
+/* the server's model is base + global: always, or as the method's view says */
+static bool shows_global(fl_runtime *rt)
+{
+    fl_run *run = &rt->run;
+    fl_view v = {0};
+
+    return rt->method->view == NULL ||
+           (rt->method->view(run, NULL, 0, &v) == FL_OK && v.name != NULL && v.stack.n == 1 &&
+               v.stack.base == 0 && v.stack.ad[0] == run->global && v.stack.coef[0] == 1);
+}
+
+static fl_err write_adapter(fl_runtime *rt)
 {
     const fl_run *run = &rt->run;
     const fl_deck *deck = rt->deck;
     fl_text path = {0};
     fl_err err = FL_OK;
 
-    if (rt->ctx->rank != 0 || rt->method->view != NULL) {
+    if (rt->ctx->rank != 0 || !shows_global(rt)) {
         return FL_OK;
     }
     if (deck->train.what == FL_WHAT_LORA) {
