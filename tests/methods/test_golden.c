@@ -34,6 +34,8 @@ static const golden row[] = {
     {"flora_peft_cat", "flora", 1, 0, NULL},
     {"fedex_fedsvd", "fedex_lora", 1, FACTORS, NULL},
     {"fedex_uniform", "fedex_lora", 1, FACTORS, NULL},
+    {"fedloru", "fedloru", 1, FACTORS, NULL},
+    {"fedloru", "mfedloru", 1, FACTORS, NULL},
     {"flexlora_equal", "flexlora", 1, CUTS, NULL},
     {"flexlora_unequal", "flexlora", 1, CUTS, NULL},
     {"flexlora_peft_svd", "flexlora", 1, 0, NULL},
