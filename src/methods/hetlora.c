@@ -29,7 +29,7 @@ static const fl_field hetlora_fields[] = {
         "norm of a client's whole update, norm per adapted matrix, or the deck's weights"),
     FL_WORD(hetlora_config, scale, "common", "common|absorb",
         "one scale for all, or alpha / r_k absorbed into the factors before padding"),
-    FL_REAL(hetlora_config, floor, "1.0e-6", 1e-30, 1, "",
+    FL_REAL(hetlora_config, floor, "1.0e-9", 1e-30, 1, "",
         "added to S_k, times p_k: nobody's weight is 0, untrained rounds use p_k"),
     FL_END,
 };
