@@ -25,6 +25,11 @@ static const drift drifts[] = {
     {"replication", "replication.promote=false", NULL, NONE},
     {"replication", "replication.r_low=2", NULL, NONE},
     {"fedilora", NULL, NULL, NONE},
+    {"fslora", "fslora.share=0.5", NULL, NONE},
+    {"hafl", "hafl.share=0.5", NULL, NONE},
+    {"hafl", "hafl.scheme=truncate", NULL, NONE},
+    {"fed_plora", "fed_plora.share=0.5", NULL, NONE},
+    {"dylora", NULL, NULL, NONE},
 };
 
 /* q_i: weight of the clients that have pair i, of the whole population */
