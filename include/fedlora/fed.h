@@ -186,7 +186,7 @@ fl_err fl_train(fl_run *run, fl_client *c, fl_job *job);
 fl_err fl_loss(fl_run *run, fl_client *c, const fl_job *job, double *mean, double *n);
 /* job's stack on job's data: mean over tokens of the last hidden state of every sample, x [n][d] scratch; label [n] scratch, -1 = none */
 fl_err fl_feature(fl_run *run, fl_client *c, const fl_job *job, int *n, int *d, fl_real **x, int **label);
-int fl_sample_count(const fl_run *run, int client, fl_split split);
+int fl_sample_count(const fl_run *run, int client, fl_split split);     /* fedlora aggregate: 0 */
 /* ---- verbs: the server [C] ---- */
 fl_err fl_mix(fl_run *run, fl_pile *in, const fl_mixing *how, fl_adapter **out); /* *out replicated; sums only */
 fl_err fl_numbers(fl_run *run, fl_pile *in, const char *name, int nrow, double *rows); /* rows [in->n][nrow]: what fl_put sent, NaN = nothing. FL_NUMBERS */

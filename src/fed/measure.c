@@ -6,7 +6,9 @@
 
 int fl_sample_count(const fl_run *run, int client, fl_split split)
 {
-    return (int)fl_partition_count(&run->rt->part, client, split);
+    const fl_runtime *rt = run->rt;
+
+    return rt->source == NULL ? (int)fl_partition_count(&rt->part, client, split) : 0;
 }
 
 fl_err fl_loss(fl_run *run, fl_client *c, const fl_job *job, double *mean, double *n)
