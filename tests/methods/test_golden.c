@@ -43,9 +43,15 @@ static const golden row[] = {
     {"fedex_uniform", "fedex_lora", 1, FACTORS, NULL},
     {"fedloru", "fedloru", 1, FACTORS, NULL},
     {"fedloru", "mfedloru", 1, FACTORS, NULL},
+    {"fedsvd_refactor", "fedsvd", 1, 0, NULL},
     {"flexlora_equal", "flexlora", 1, CUTS, NULL},
+    {"flexlora_equal", "hlora", 1, CUTS, NULL},
+    {"flexlora_equal", "raflora", 1, CUTS, NULL},
     {"flexlora_unequal", "flexlora", 1, CUTS, NULL},
+    {"flexlora_unequal", "hlora", 1, CUTS, NULL},
     {"flexlora_peft_svd", "flexlora", 1, 0, NULL},
+    {"rb_lora_columns", "rb_lora", 1, CUTS, NULL},
+    {"rb_lora_columns", "raflora", 1, CUTS, NULL},
     {"flexlora_rslora", "flexlora", 1, 0, "adapter.rslora=true"},
 };
 
