@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # compare.sh - all methods on one task: a small grid of learning rates with one seed, then the best of each method with several seeds, then the
 # table of analysis/compare.py. Runs that are finished are not run again: the same command goes on after an interruption.
-# usage: [RANKS=2] [ROUNDS=16] [SEEDS=1..3] [RATES=1e-3,3e-3,1e-2] [OUT=runs/compare/equal] [DATA=../shared/data] [METHODS="a b"]
+# usage: [RANKS=2] [ROUNDS=14] [SEEDS=1..3] [RATES=1e-3,3e-3,1e-2] [OUT=runs/compare/equal] [DATA=../shared/data] [METHODS="a b"]
 #        jobs/compare.sh [DECK [fedlora]]
 set -eu
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ data=${DATA:-../shared/data}
 seeds=${SEEDS:-1..3}
 rates=${RATES:-1e-3,3e-3,1e-2}
 base=models/compare-base
-common=(--set "data.source=$data/shakespeare/input.txt.xz" --set "run.rounds=${ROUNDS:-16}")
+common=(--set "data.source=$data/shakespeare/input.txt.xz" --set "run.rounds=${ROUNDS:-14}")
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OPENBLAS_NUM_THREADS=1
 if [ ! -f $base/model.safetensors ]; then
     mpirun -n "$ranks" "$fedlora" pretrain inputs/compare/pretrain.yaml --out $base \
