@@ -90,6 +90,16 @@ fl_err fl_transport(int n, int m, const double *a, const double *b, const double
 /* Linear centred kernel alignment of x and y, both q samples (rows) x r features: ||Yc' Xc||^2 / (||Xc' Xc|| ||Yc' Yc||) in Frobenius norms,
  * where every column (feature) is centred over the samples. In [0, 1]; 1 for y = c x Q, Q orthogonal; 0 if x or y does not vary. */
 double fl_cka(int q, int r, const double *x, const double *y);
+/* Mixture of `parts` Gaussians with diagonal covariances of the n > 0 rows of x (n x d), all finite, by EM from fl_kmeans(seed): at most
+ * `iterations` steps, until the mean log-likelihood gains 1e-3 or less; floor > 0 is added to every variance. weight [parts] (sum 1; an
+ * empty part: 0), mu, var [parts][d]. Returns the last mean log-likelihood, without the constant. */
+double fl_mixture_fit(uint64_t seed, int n, int d, const double *x, int parts, int iterations, double floor, double *weight, double *mu,
+    double *var);
+/* Optimal transport between the parts of two such mixtures: cost ||mu - mu'||^2 + ||sigma - sigma'||^2, the squared Wasserstein-2 distance of
+ * two diagonal Gaussians. Weights are scaled to sum 1. */
+fl_err fl_mixture_distance(int parts, int d, const double *weight_x, const double *mu_x, const double *var_x, const double *weight_y,
+    const double *mu_y, const double *var_y, double *distance);
+double fl_select(size_t n, double *x, size_t k); /* the k-th smallest (k from 0) of x [n], which is permuted; no NaN */
 
 /* ---- ScaLAPACK: a near-square (or given) process grid on a sub-communicator of ctx->world ---- */
 typedef struct fl_grid fl_grid;
