@@ -22,9 +22,12 @@ static fl_err adapter_of(
             }
         }
         for (int i = 0; i < kept->n && *ad == NULL; i++) {
-            bool codec = strncmp(kept->k[i].name, "codec.", 6) == 0; /* what codecs left behind */
+            const fl_kept *k = &kept->k[i];
+            /* neither what codecs left behind nor parts of an adapter */
+            bool whole = k->ad != NULL && strncmp(k->name, "codec.", 6) != 0 &&
+                         space_kind_of(rt, k->ad->space) != SPACE_PLAIN;
 
-            *ad = codec ? NULL : kept->k[i].ad;
+            *ad = whole ? k->ad : NULL;
         }
         return *ad != NULL ? FL_OK
                            : fl_fail(FL_EUSAGE,
