@@ -49,6 +49,14 @@ static void fedloru_without_merge_is_fedavg(void **state)
     assert_reduces("mfedloru", "mfedloru.tau=5", NULL, "fedavg", NULL); /* nobody is small */
 }
 
+/* a merge every round is Re-Initial on the factors: the same draws, so the same bits */
+static void fedloru_every_round_is_re_initial(void **state)
+{
+    (void)state;
+    assert_reduces(
+        "fedloru", "fedloru.tau=1", NULL, "re_initial", "re_initial.aggregation=factors");
+}
+
 /* merge_and_reinit: W + s B A is the means' before and after; then B = 0 and A is another draw */
 static void fedloru_reinit_keeps_the_function(void **state)
 {
@@ -672,12 +680,12 @@ int main(int argc, char **argv)
 {
 #define T(test) cmocka_unit_test_setup_teardown(test, bed_folder, bed_remove)
     const struct CMUnitTest tests[] = {T(fedloru_without_merge_is_fedavg),
-        T(fedloru_reinit_keeps_the_function), T(fedloru_keep_doubles), T(fedloru_rank),
-        T(fedloru_absentee), T(fedloru_traffic), T(pfedloru_untrained_is_fedloru),
-        T(pfedloru_joint_step), T(pfedloru_alternates), T(pfedloru_keeps_pairs), T(pfedloru_view),
-        T(pfedloru_traffic), T(mfedloru_averages_products), T(mfedloru_represents_fedloru),
-        T(mfedloru_zero_corrections), T(mfedloru_chain_rule), T(mfedloru_nested_learns),
-        T(mfedloru_traffic)};
+        T(fedloru_every_round_is_re_initial), T(fedloru_reinit_keeps_the_function),
+        T(fedloru_keep_doubles), T(fedloru_rank), T(fedloru_absentee), T(fedloru_traffic),
+        T(pfedloru_untrained_is_fedloru), T(pfedloru_joint_step), T(pfedloru_alternates),
+        T(pfedloru_keeps_pairs), T(pfedloru_view), T(pfedloru_traffic),
+        T(mfedloru_averages_products), T(mfedloru_represents_fedloru), T(mfedloru_zero_corrections),
+        T(mfedloru_chain_rule), T(mfedloru_nested_learns), T(mfedloru_traffic)};
 
     return fl_test_main(argc, argv, tests, FL_COUNT(tests));
 }
