@@ -45,8 +45,8 @@ static void describe_model(aggregation *g)
     }
 }
 
-/* the result's r and s at every site: the largest r, or what is asked for; s of the first adapter of
- * the largest r */
+/* the result's r and s at every site: the largest r, or what is asked for; s of the first adapter
+ * of the largest r */
 static fl_err make_space(aggregation *g)
 {
     fl_runtime *rt = g->rt;

@@ -178,7 +178,7 @@ const fl_method fl_method_lora_a2 = {
               "the old ones is the paper's mean of the "
               "differences. A client's rank in clients.r is its budget; the common rank is the "
               "largest (or adapter.r with lora_a2.budget).",
-    .needs = FL_HETERO | FL_LORA_ONLY,
+    .needs = FL_HETERO | FL_LORA_ONLY | FL_ONLINE,
     .config_size = sizeof(lora_a2_config),
     .config = lora_a2_fields,
     .plan = lora_a2_plan,
