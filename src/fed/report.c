@@ -248,31 +248,37 @@ static fl_err write_perf(fl_runtime *rt, json_t *perf)
     return err;
 }
 
-/* the server's model is base + global: always, or as the method's view says */
-static bool shows_global(fl_runtime *rt)
+/* what the server's view puts on the base, if that is one adapter and nothing else; NULL = a view
+ * that no PEFT folder can hold */
+static const fl_adapter *shown(fl_runtime *rt)
 {
     fl_run *run = &rt->run;
     fl_view v = {0};
 
-    return rt->method->view == NULL ||
-           (rt->method->view(run, NULL, 0, &v) == FL_OK && v.name != NULL && v.stack.n == 1 &&
-               v.stack.base == 0 && v.stack.ad[0] == run->global && v.stack.coef[0] == 1);
+    if (rt->method->view == NULL) {
+        return run->global;
+    }
+    bool one = rt->method->view(run, NULL, 0, &v) == FL_OK && v.name != NULL && v.stack.n == 1 &&
+               v.stack.base == 0 && v.stack.coef[0] == 1 &&
+               (v.stack.ad[0] == run->global || v.stack.ad[0]->space->nsites > 0);
+
+    return one ? v.stack.ad[0] : NULL;
 }
 
 static fl_err write_adapter(fl_runtime *rt)
 {
-    const fl_run *run = &rt->run;
     const fl_deck *deck = rt->deck;
+    const fl_adapter *ad = rt->ctx->rank == 0 ? shown(rt) : NULL;
     fl_text path = {0};
     fl_err err = FL_OK;
 
-    if (rt->ctx->rank != 0 || !shows_global(rt)) {
+    if (ad == NULL) {
         return FL_OK;
     }
     if (deck->train.what == FL_WHAT_LORA) {
         fl_text_add(&path, "%s/adapter", rt->opt->out);
-        err = fl_peft_save(path.s, &rt->base.model, run->global, deck->adapter.alpha,
-            deck->adapter.rslora, deck->model.path);
+        err = fl_peft_save(path.s, &rt->base.model, ad, deck->adapter.alpha, deck->adapter.rslora,
+            deck->model.path);
     }
     if (err == FL_OK &&
         rt->base_revision > 0) { /* the adapter alone means nothing on the base as it was loaded */

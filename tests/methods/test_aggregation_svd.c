@@ -205,6 +205,28 @@ static void florist_exact(void **state)
     }
 }
 
+/* OUT/adapter is what is evaluated, of more pairs than adapter.r */
+static void florist_written(void **state)
+{
+    fl_adapter *ad = NULL;
+    char path[300];
+    bed b;
+
+    (void)state;
+    open_rule(&b, "florist", "3", "4", BED_SET("florist.threshold=1"));
+    bed_begin(&b, 1, NULL);
+    bed_end(&b);
+    bed_ok(report_adapter(b.rt));
+    if (test_ctx->rank == 0) {
+        snprintf(path, sizeof path, "%s/adapter", bed_dir);
+        bed_ok(fl_peft_load(path, &b.rt->base.model, b.rt->spaces, &ad));
+        assert_true(ad->space->rmax >= 12);
+        assert_below(products_apart(&b, ad, installed(&b)), 1e-6);
+        fl_adapter_destroy(&ad);
+    }
+    bed_close(&b);
+}
+
 /* q is the fewest that carry the share, by site; the pairs are the top of the dense SVD */
 static void florist_threshold(void **state)
 {
@@ -638,10 +660,10 @@ int main(int argc, char **argv)
 {
 #define T(test) cmocka_unit_test_setup_teardown(test, bed_folder, bed_remove)
     const struct CMUnitTest tests[] = {T(fedsvd_refactors), T(fedsvd_completes),
-        T(fedsvd_is_ffa_under_sgd), T(fedsvd_period), T(florist_exact), T(florist_threshold),
-        T(florist_start), T(balanced_target), T(balanced_equal_ranks), T(rank_collapse),
-        T(raflora_order), T(hlora_is_flexlora), T(hlora_literal), T(fedex_truncated), T(fedex_ends),
-        T(traffic), T(hlora_ranks)};
+        T(fedsvd_is_ffa_under_sgd), T(fedsvd_period), T(florist_exact), T(florist_written),
+        T(florist_threshold), T(florist_start), T(balanced_target), T(balanced_equal_ranks),
+        T(rank_collapse), T(raflora_order), T(hlora_is_flexlora), T(hlora_literal),
+        T(fedex_truncated), T(fedex_ends), T(traffic), T(hlora_ranks)};
 
     return fl_test_main(argc, argv, tests, FL_COUNT(tests));
 }
