@@ -291,7 +291,7 @@ const fl_method fl_method_fedinc = {
         "A centre's product is weighted by its members' p_k (literal: not); B in units of the "
         "server's s. Centres are sorted by their products' size; a client of rank r starts from "
         "the first r, filled up with fresh rows of A and B = 0.",
-    .needs = FL_HETERO | FL_EACH | FL_LORA_ONLY,
+    .needs = FL_HETERO | FL_EACH | FL_LORA_ONLY | FL_OWN_START,
     .config_size = sizeof(fedinc_config),
     .config = fedinc_fields,
     .setup = fedinc_setup,

@@ -210,10 +210,9 @@ const fl_method fl_method_florist = {
     .choice =
         "s_k goes into the stack; singular values that are rounding (1e-13 of the norm) are "
         "dropped at threshold 1 too. A client of rank r gets q pairs, starts from the first "
-        "min(q, r) and fills up with fresh rows of A and B = 0. The exported adapter is the part "
-        "of rank adapter.r. The code's other ways to choose q (Gavish-Donoho, ScreeNOT) are left "
-        "out.",
-    .needs = FL_HETERO | FL_EACH | FL_LORA_ONLY,
+        "min(q, r) and fills up with fresh rows of A and B = 0. `fedlora export` gives the part of "
+        "rank adapter.r. The code's other ways to choose q (Gavish-Donoho, ScreeNOT) are left out.",
+    .needs = FL_HETERO | FL_EACH | FL_LORA_ONLY | FL_OWN_START,
     .config_size = sizeof(florist_config),
     .config = florist_fields,
     .setup = florist_setup,

@@ -96,7 +96,7 @@ const fl_method fl_method_hlora = {
     .source = "Liu et al. 2025, arXiv 2503.00813",
     .choice = "the paper's rank policy is not known: the deck's ranks, or (ranks: samples) in "
               "proportion to a client's samples; with scale: own and ranks: deck it is FlexLoRA.",
-    .needs = FL_HETERO | FL_EACH | FL_LORA_ONLY,
+    .needs = FL_HETERO | FL_EACH | FL_SPLITS | FL_LORA_ONLY,
     .config_size = sizeof(hlora_config),
     .config = hlora_fields,
     .setup = hlora_setup,
