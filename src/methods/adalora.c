@@ -391,20 +391,16 @@ static int budget(const fl_run *run)
 static void choose(fl_run *run, int keep)
 {
     const adalora_config *cf = run->config;
-    int n = triplets(run);
-    double *mask = kept_mask(run), *score = kept_score(run);
-    double *was = fl_scratch(run, (size_t)n, sizeof *was);
+    size_t n = (size_t)triplets(run);
+    double *mask = kept_mask(run), *x = fl_scratch(run, n, sizeof *x);
+    uint64_t *best = fl_bits(run, n);
 
-    memcpy(was, mask, (size_t)n * sizeof *was);
-    for (int i = 0; i < n; i++) {
-        int better = 0;
-
-        for (int j = 0; j < n; j++) {
-            bool candidate = !cf->drop || was[j] > 0;
-
-            better += candidate && (score[j] > score[i] || (score[j] == score[i] && j < i));
-        }
-        mask[i] = better < keep && (!cf->drop || was[i] > 0);
+    for (size_t i = 0; i < n; i++) {
+        x[i] = cf->drop && mask[i] == 0 ? -1 : kept_score(run)[i]; /* scores are not negative */
+    }
+    fl_top(run, n, x, (size_t)keep, best, 0);
+    for (size_t i = 0; i < n; i++) {
+        mask[i] = fl_bit(best, i) && x[i] >= 0;
     }
 }
 

@@ -153,8 +153,10 @@ static fl_err fed_sb_download(fl_run *run, fl_client *c, fl_msg *down)
 
     told[0] = 1;
     fl_send(down, (fl_part){.ad = kept_core(run), .label = CORE});
-    fl_send(down,
-        (fl_part){.ad = kept_fixed(run), .label = FIXED, .values = free ? FL_KNOWN : FL_SENT});
+    fl_send(down, (fl_part){.ad = kept_fixed(run), .label = FIXED, .values = FL_KNOWN});
+    if (!free) { /* whole, past any codec: they stay as they are for ever */
+        fl_charge(run, c, false, "A and B", 4.0 * (double)run->space->n);
+    }
     return FL_OK;
 }
 

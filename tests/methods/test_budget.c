@@ -79,7 +79,7 @@ static void adalora_scores(void **state)
     turned_begin(&b, &t, triplets);
     turned_step(&b, &t, FL_BEFORE);
     for (int i = 1; i <= 4; i++) {
-        char now[20], last[20];
+        char now[40], last[40];
 
         snprintf(now, sizeof now, "step%d.grad", i);
         snprintf(last, sizeof last, "step%d.E", i - 1);

@@ -107,7 +107,7 @@ static void fed_sb_average(void **state)
     bed_begin(&b, 1, NULL);
     for (int i = 0; i < 3; i++) {
         fl_adapter *part = fl_scratch_adapter(&b.rt->run, core->space);
-        char who[20];
+        char who[40];
 
         snprintf(who, sizeof who, "client%d", i);
         for (int s = 0; s < 2; s++) {
