@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# compare.sh - all methods on one task: a small grid of learning rates with one seed, then the best of each method with several seeds, then the
-# table of analysis/compare.py. Runs that are finished are not run again: the same command goes on after an interruption.
-# usage: [RANKS=2] [ROUNDS=14] [SEEDS=1..3] [RATES=1e-3,3e-3,1e-2] [OUT=runs/compare/equal] [DATA=../shared/data] [METHODS="a b"]
+# compare.sh - all methods on one task: a small grid of learning rates with one seed and half the rounds, then the best of each method with
+# several seeds, then the table of analysis/compare.py. Runs that are finished are not run again: the same command goes on after an interruption.
+# usage: [RANKS=2] [ROUNDS=12] [SEEDS=1..3] [RATES=1e-3,3e-3,1e-2] [OUT=runs/compare/equal] [DATA=../shared/data] [METHODS="a b"]
 #        jobs/compare.sh [DECK [fedlora]]
 set -eu
 cd "$(dirname "$0")/.."
@@ -14,7 +14,8 @@ data=${DATA:-../shared/data}
 seeds=${SEEDS:-1..3}
 rates=${RATES:-1e-3,3e-3,1e-2}
 base=models/compare-base
-common=(--set "data.source=$data/shakespeare/input.txt.xz" --set "run.rounds=${ROUNDS:-14}")
+rounds=${ROUNDS:-12}
+common=(--set "data.source=$data/shakespeare/input.txt.xz")
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OPENBLAS_NUM_THREADS=1
 if [ ! -f $base/model.safetensors ]; then
     mpirun -n "$ranks" "$fedlora" pretrain inputs/compare/pretrain.yaml --out $base \
@@ -33,9 +34,10 @@ else
 fi
 list=$(IFS=,; echo "${methods[*]}")
 echo "compare   ${#methods[@]} methods, learning rates $rates, seeds $seeds, on $deck"
-mpirun -n "$ranks" "$fedlora" sweep "$deck" "${common[@]}" --over "method.name=$list" --over "train.lr=$rates" --out "$out/rates"
+mpirun -n "$ranks" "$fedlora" sweep "$deck" "${common[@]}" --set "run.rounds=$(((rounds + 1) / 2))" --set eval.every=0 \
+    --over "method.name=$list" --over "train.lr=$rates" --out "$out/rates"
 python3 analysis/compare.py --best "$out/rates" | while read -r lr best; do
-    mpirun -n "$ranks" "$fedlora" sweep "$deck" "${common[@]}" --set "train.lr=$lr" --over "method.name=$best" --over "run.seed=$seeds" \
-        --out "$out/seeds-lr$lr" </dev/null
+    mpirun -n "$ranks" "$fedlora" sweep "$deck" "${common[@]}" --set "run.rounds=$rounds" --set "train.lr=$lr" --over "method.name=$best" \
+        --over "run.seed=$seeds" --out "$out/seeds-lr$lr" </dev/null
 done
 python3 analysis/compare.py --table "$out"/seeds-lr* --out "$out/table.md"

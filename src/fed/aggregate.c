@@ -104,7 +104,7 @@ static fl_err check_method(const aggregation *g)
     if ((how->r > 0 || how->energy > 0) && (m->needs & FL_SPLITS) == 0) {
         return fl_fail(FL_EUSAGE,
             "--r and --energy: %s does not split the sum by an SVD, so its ranks are those of the "
-            "adapters; use flexlora or florist",
+            "adapters; use flexlora or hlora (florist has florist.threshold)",
             m->name);
     }
     return FL_OK;

@@ -55,6 +55,7 @@ static const struct {
     {FL_EACH, "the server sees single messages (no secure aggregation)"},
     {FL_ONLINE, "needs live clients"},
     {FL_NUMBERS, "the server sees small numbers of single clients"},
+    {FL_OWN_START, "starts from factors of its own (not adapter.init: svd)"},
     {FL_SPLITS, "its result may have any rank (fedlora aggregate --r, --energy)"},
     {FL_LORA_ONLY, "needs LoRA factors (not train.what: full)"},
 };

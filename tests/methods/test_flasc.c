@@ -167,6 +167,33 @@ static void view(void **state)
     bed_close(&b);
 }
 
+/* the adapter that a run leaves behind is theta M */
+static void adapter_folder(void **state)
+{
+    double p = 3 * mn, found = 0;
+    char path[300];
+    fl_st st;
+
+    (void)state;
+    bed_federation(
+        test_ctx, "flasc", BED_SET("method.name=flasc", "run.rounds=2", "flasc.density_down=0.2"));
+    fl_max(test_ctx, 0); /* rank 0 has written it */
+    snprintf(path, sizeof path, "%s/flasc/adapter/adapter_model.safetensors", bed_dir);
+    bed_ok(fl_st_open(path, &st));
+    for (int i = 0; i < st.n; i++) {
+        size_t n = (size_t)(st.entry[i].end - st.entry[i].begin) / sizeof(float);
+        fl_real *x = fl_alloc("tensor", n, sizeof *x);
+
+        bed_ok(fl_st_read(&st, i, n, x));
+        for (size_t e = 0; e < n; e++) {
+            found += x[e] != 0;
+        }
+        fl_free(x);
+    }
+    fl_st_close(&st);
+    assert_true(found == floor(0.2 * p));
+}
+
 /* floor(d P) numbers each way and where they are; P = r (m + n) with r = 3, three clients */
 static void traffic(void **state)
 {
@@ -196,7 +223,7 @@ int main(int argc, char **argv)
 {
 #define T(test) cmocka_unit_test_setup_teardown(test, bed_folder, bed_remove)
     const struct CMUnitTest tests[] = {
-        T(official_code), T(whole_is_fedavg), T(start), T(view), T(traffic)};
+        T(official_code), T(whole_is_fedavg), T(start), T(view), T(adapter_folder), T(traffic)};
 
     return fl_test_main(argc, argv, tests, FL_COUNT(tests));
 }
