@@ -2,12 +2,12 @@
 """compare.py - which learning rate was best for a method, and the table of all methods at theirs.
 
 usage: analysis/compare.py --best SWEEP               one line per rate: "LR method,method,.." (lowest evaluation loss at the end)
-       analysis/compare.py --table SWEEP... [--target LOSS] [--out table.md]
+       analysis/compare.py --table SWEEP... [--server SWEEP] [--target LOSS] [--out table.md]
 
 SWEEP is a folder that `fedlora sweep` wrote. The table has, per method, over the seeds: test loss and metric (mean and standard
 deviation), the bytes up and down of all clients until the evaluation loss first went below the target, the discordance of the last
-round, and the seconds of the server's work (sums, exchange of factors, SVDs, merges; the longest rank) of the whole run. The target
-is, unless given, the evaluation loss that fedavg had reached on average at the end.
+round, and the server's time a round (the aggregate hook with its sums, exchange of factors, SVDs and merges) in the runs of --server.
+The target is, unless given, the evaluation loss that fedavg (or rbla, where there is no fedavg) had reached on average at the end.
 """
 import argparse
 import json
@@ -18,7 +18,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from plot_rounds import Run  # noqa: E402
 
-SERVER = ("sum", "gather", "svd", "merge")
+SERVER = ("server", "sum", "gather", "svd", "merge")
 
 
 def runs_of(folders):
@@ -54,13 +54,14 @@ def bytes_until(run, target):
     return None
 
 
-def server_seconds(folder):
+def server_seconds(run, folder):
+    """of a round; the longest rank"""
     path = os.path.join(folder, "perf.json")
     if not os.path.exists(path):
         return None
     with open(path, encoding="utf-8") as file:
         phases = json.load(file)["phases_s"]
-    return sum(phases[name]["max"] for name in SERVER if name in phases)
+    return sum(phases[name]["max"] for name in SERVER if name in phases) / max(len(run.rows) - 1, 1)
 
 
 def amount(x):
@@ -75,8 +76,9 @@ def spread(values, digits):
     return text + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
-def table(folders, target):
+def table(folders, server, target):
     by_method = {}
+    seconds = {method: server_seconds(run, folder) for method, _, _, run, folder in runs_of([server] if server else [])}
     for method, _, _, run, folder in runs_of(folders):
         lr = "?"
         with open(os.path.join(folder, "used.yaml"), encoding="utf-8") as file:
@@ -90,7 +92,7 @@ def table(folders, target):
         reference = by_method.get("fedavg") or by_method.get("rbla") or next(iter(by_method.values()))
         target = statistics.mean(run.last("eval_loss") for run, _, _ in reference)
     lines = [f"Target: evaluation loss {target:.3f}.", "",
-             "| method | lr | test loss | test accuracy | bytes to the target | bytes in all | discordance | server s |",
+             "| method | lr | test loss | test accuracy | bytes to the target | bytes in all | discordance | server ms a round |",
              "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
     rows = []
     for method, runs in by_method.items():
@@ -100,13 +102,12 @@ def table(folders, target):
         reached = [x for x in until if x is not None]
         total = statistics.mean(run.cumulative()[1][-1] for run, _, _ in runs)
         discordance = [x for x in (run.last("discordance") for run, _, _ in runs) if x is not None and x == x]
-        seconds = [x for x in (server_seconds(folder) for _, folder, _ in runs) if x is not None]
         cell = "never" if not reached else amount(statistics.mean(reached))
         if reached and len(reached) < len(until):
             cell += f" ({len(reached)} of {len(until)})"
         rows.append((statistics.mean(loss), f"| `{method}` | {float(runs[0][2]):g} | {spread(loss, 3)} | {spread(accuracy, 3)} | {cell} "
                      f"| {amount(total)} | {f'{statistics.mean(discordance):.0e}' if discordance else ''} "
-                     f"| {f'{statistics.mean(seconds):.2f}' if seconds else ''} |"))
+                     f"| {f'{1000 * seconds[method]:.1f}' if seconds.get(method) is not None else ''} |"))
     return "\n".join(lines + [row for _, row in sorted(rows)])
 
 
@@ -114,13 +115,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--best", metavar="SWEEP")
     parser.add_argument("--table", metavar="SWEEP", nargs="+")
+    parser.add_argument("--server", metavar="SWEEP")
     parser.add_argument("--target", type=float)
     parser.add_argument("--out")
     args = parser.parse_args()
     if args.best:
         best(args.best)
     elif args.table:
-        text = table(args.table, args.target)
+        text = table(args.table, args.server, args.target)
         print(text)
         if args.out:
             with open(args.out, "w", encoding="utf-8") as file:

@@ -46,7 +46,7 @@ class Point:
 
     def share(self, phases):
         """Of the whole run's time on an average rank, set-up and evaluation left out."""
-        work = "plan exchange train wait gather sum svd merge".split()
+        work = "plan exchange train wait server gather sum svd merge".split()
         total = sum(float(self.best[name + "_s"]) for name in work)
         return sum(float(self.best[name + "_s"]) for name in phases.split()) / total if total > 0 else math.nan
 

@@ -40,4 +40,7 @@ python3 analysis/compare.py --best "$out/rates" | while read -r lr best; do
     mpirun -n "$ranks" "$fedlora" sweep "$deck" "${common[@]}" --set "run.rounds=$rounds" --set "train.lr=$lr" --over "method.name=$best" \
         --over "run.seed=$seeds" --out "$out/seeds-lr$lr" </dev/null
 done
-python3 analysis/compare.py --table "$out"/seeds-lr* --out "$out/table.md"
+# the server's seconds: four rounds of one step, one run after the other on one rank
+mpirun -n 1 "$fedlora" sweep "$deck" "${common[@]}" --set run.rounds=4 --set train.steps=1 --set eval.every=0 --set eval.max_samples=1 \
+    --set eval.discordance=false --over "method.name=$list" --out "$out/server"
+python3 analysis/compare.py --table "$out"/seeds-lr* --server "$out/server" --out "$out/table.md"

@@ -109,7 +109,7 @@ void fl_arena_destroy(fl_arena **arena);
 
 /* ---- timers ---- exclusive: starting a phase pauses the one around it. Phases nest. */
 #define FL_PHASES(X) \
-    X(setup) X(plan) X(exchange) X(train) X(wait) X(gather) X(sum) X(svd) X(merge) X(eval) X(metrics) X(checkpoint) X(other)
+    X(setup) X(plan) X(exchange) X(train) X(wait) X(server) X(gather) X(sum) X(svd) X(merge) X(eval) X(metrics) X(checkpoint) X(other)
 #define FL_AS_PHASE(name) FL_PHASE_##name,
 typedef enum fl_phase { FL_PHASES(FL_AS_PHASE) FL_NPHASES } fl_phase;
 extern const char *const fl_phase_name[FL_NPHASES];

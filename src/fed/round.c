@@ -119,9 +119,11 @@ static fl_err default_aggregate(fl_run *run, fl_pile *in)
 fl_err round_sum(fl_runtime *rt)
 {
     rt->aggregating = true;
+    fl_phase_begin(rt->ctx, FL_PHASE_server); /* less what sums, exchanges, SVDs and merges take */
     fl_err err = (rt->method->aggregate != NULL ? rt->method->aggregate : default_aggregate)(
         &rt->run, &rt->pile);
 
+    fl_phase_end(rt->ctx, FL_PHASE_server);
     rt->aggregating = false;
     return fl_agree(rt->ctx, err);
 }
