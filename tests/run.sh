@@ -2,7 +2,7 @@
 # run.sh - runs every test program and counts what their TAP says. Last line: "N passed, M failed, K skipped".
 #   tests/unit tests/grad            one rank, started directly
 #   tests/mpi tests/la tests/methods programs on 1, 2, 3 and 4 ranks, the same expectations on all
-#   tests/{app,restart,methods,style}/test_*.sh   shell tests
+#   tests/{app,restart,methods,effects,style}/test_*.sh   shell tests
 # A program fails by a "not ok" line, by an exit code without one, by running longer than its time, by running fewer tests than
 # it planned, or none. Logs: $B/test-logs.
 # usage: [B=build] [FEDLORA_LONG=1] [FEDLORA_TEST_TIMEOUT=seconds] tests/run.sh [PART-OF-A-NAME ...]
@@ -138,7 +138,7 @@ done
 if [ -n "${FEDLORA_LONG:-}" ] && wanted "la/test_grid -n 6" "$@"; then
     start "$many" "la/test_grid -n 6" mpirun -n 6 "$B/tests/la/test_grid"
 fi
-for script in tests/{app,restart,methods,style}/test_*.sh; do
+for script in tests/{app,restart,methods,effects,style}/test_*.sh; do
     name=${script#tests/}
     if [ -x "$script" ] && wanted "$name" "$@"; then
         start "$many" "$name" "$script"
