@@ -186,7 +186,7 @@ same "completion: commands" "$(completed ver)" "verify"
 same "completion: options of the command" "$(completed export --m)" "--merged"
 same "completion: deck keys" "$(completed run d.yaml --set cohort.wei)" "cohort.weights="
 same "completion: values of a key, as bash splits the word" "$(completed run d.yaml --set eval.split=v)" "validation"
-same "completion: methods" "$(completed methods flo)" "flora"
+same "completion: methods" "$(completed methods flex)" "flexlora"
 same "completion: choices of an option" "$(completed eval --split t)" "train test"
 same "completion: files" "$(completed run inputs/quick)" "inputs/quickstart.yaml"
 same "completion: nothing for what is no command" "none$(completed nonsense x)" none
