@@ -4,6 +4,58 @@
 
 #include <string.h>
 
+/* what the server keeps: its adapter and what its method declared */
+static fl_err take_server(fl_runtime *rt, const fl_snapshot *s)
+{
+    bool have = false;
+
+    for (int i = 0; i < s->narrays; i++) {
+        const fl_array *a = &s->array[i];
+
+        if (strcmp(a->name, "server/global") == 0 && a->n == rt->run.space->n) {
+            memcpy(rt->run.global->v, a->x, a->n * sizeof(fl_real));
+            have = true;
+        }
+        for (int j = 0; j < rt->server.n; j++) {
+            fl_kept *k = &rt->server.k[j];
+            char name[120];
+
+            snprintf(name, sizeof name, "server/keep/%s/%d", k->name, k->index);
+            if (strcmp(a->name, name) == 0 && k->x != NULL && a->n == k->n) {
+                memcpy(k->x, a->x, a->n * sizeof *k->x);
+            } else if (strcmp(a->name, name) == 0 && k->ad != NULL && a->n == k->ad->space->n) {
+                memcpy(k->ad->v, a->x, a->n * sizeof(fl_real));
+            }
+        }
+    }
+    return have ? FL_OK
+                : fl_fail(FL_EFILE, "the checkpoint holds no server adapter that fits its deck");
+}
+
+/* the one adapter of the server's view; a personal method's server shows nothing: its global */
+static fl_err server_adapter(fl_runtime *rt, const fl_snapshot *s, const fl_adapter **ad)
+{
+    fl_view v = {0};
+
+    rt->run.round.t = s->round;
+    *ad = rt->run.global;
+    if (rt->method->view == NULL) {
+        return FL_OK;
+    }
+    FL_TRY(rt->method->view(&rt->run, NULL, 0, &v));
+    if (v.name == NULL) {
+        return FL_OK;
+    }
+    *ad = v.stack.ad[0];
+    return v.stack.n == 1 && v.stack.base == 0 && v.stack.coef[0] == 1 &&
+                   space_kind_of(rt, v.stack.ad[0]->space) != SPACE_PLAIN
+               ? FL_OK
+               : fl_fail(FL_EUSAGE,
+                     "%s: the server's model is not the base with one adapter, so there is nothing "
+                     "to export; see OUT/adapter, or --client",
+                     rt->method->name);
+}
+
 /* adapter of the server (client < 0) or the first adapter that the client keeps, and its number of
  * reals */
 static fl_err adapter_of(
@@ -34,15 +86,8 @@ static fl_err adapter_of(
                                  "client %d keeps no adapter of its own in this checkpoint (%s)",
                                  client, rt->method->name);
     }
-    for (int i = 0; i < s->narrays; i++) {
-        if (strcmp(s->array[i].name, "server/global") == 0 && s->array[i].n == rt->run.space->n) {
-            memcpy(rt->run.global->v, s->array[i].x, rt->run.space->n * sizeof(fl_real));
-            *ad = rt->run.global;
-        }
-    }
-    return *ad != NULL
-               ? FL_OK
-               : fl_fail(FL_EFILE, "the checkpoint holds no server adapter that fits its deck");
+    FL_TRY(take_server(rt, s));
+    return server_adapter(rt, s, ad);
 }
 
 /* base + s B A, or base + dense delta, as a folder */
@@ -88,6 +133,12 @@ static fl_err export_from(
         err = fl_fail(FL_EUSAGE,
             "%s changes the base (revision %d), so an adapter alone would be wrong; add --merged",
             rt->method->name, s.base_revision);
+    }
+    if (err == FL_OK && !merged && ad->space->nsites == 0 && deck->train.what != FL_WHAT_FULL) {
+        err = fl_fail(FL_EUSAGE,
+            "%s: the server's model in round %d is the base with dense changes, no adapter; add "
+            "--merged",
+            rt->method->name, s.round);
     }
     if (err == FL_OK && !merged && deck->train.what == FL_WHAT_FULL) {
         err = fl_fail(FL_EUSAGE, "train.what: full has no adapter; add --merged");
